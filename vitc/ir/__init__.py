@@ -1,0 +1,1 @@
+"""The intermediate representation: typed graphs, their text, their meaning."""
