@@ -1,0 +1,1 @@
+"""From an optimised graph to a shared library: kernel choice, memory plan, rendering, build."""
