@@ -60,15 +60,9 @@ class Builder:
         """Applies `op`. Raises TypeMismatch when the operands do not fit."""
         types = op.infer(*(value.type for value in inputs))
         hint = self.hint or op.name
-        names = [
-            self.fresh(hint if i == 0 else f"{hint}.stats") for i in range(len(types))
-        ]
-        self.nodes.append(
-            Node(op, tuple(v.name for v in inputs), tuple(names), self.loc)
-        )
-        return tuple(
-            Value(name, type_) for name, type_ in zip(names, types, strict=True)
-        )
+        names = [self.fresh(hint if i == 0 else f"{hint}.stats") for i in range(len(types))]
+        self.nodes.append(Node(op, tuple(v.name for v in inputs), tuple(names), self.loc))
+        return tuple(Value(name, type_) for name, type_ in zip(names, types, strict=True))
 
     def emit(self, op: Op, *inputs: Value) -> Value:
         """Applies an op with one result."""
@@ -100,9 +94,7 @@ class Builder:
 
     def concat(self, parts: Sequence[Value], axis: int) -> Value:
         return (
-            parts[0]
-            if len(parts) == 1
-            else self.emit(Concat(axis % len(parts[0].shape)), *parts)
+            parts[0] if len(parts) == 1 else self.emit(Concat(axis % len(parts[0].shape)), *parts)
         )
 
     # Arithmetic.

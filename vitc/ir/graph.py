@@ -81,9 +81,7 @@ class Graph:
                 known.update(node.outputs)
         return frozenset(known)
 
-    def with_nodes(
-        self, nodes: Iterable[Node], outputs: tuple[str, ...] | None = None
-    ) -> Graph:
+    def with_nodes(self, nodes: Iterable[Node], outputs: tuple[str, ...] | None = None) -> Graph:
         return replace(self, nodes=tuple(nodes), outputs=outputs or self.outputs)
 
     def without_dead_nodes(self) -> Graph:
@@ -102,9 +100,7 @@ class Graph:
         for port in (*self.inputs, *self.weights):
             view.add_node(port.name, op="input", type=str(port.type))
         for node in self.nodes:
-            view.add_node(
-                node.output, op=node.op.name, type=str(self.types[node.output])
-            )
+            view.add_node(node.output, op=node.op.name, type=str(self.types[node.output]))
             for index, name in enumerate(node.inputs):
                 source = self.producers[name].output if name in self.producers else name
                 view.add_edge(source, node.output, key=index, value=name)

@@ -59,11 +59,7 @@ class Slice:
 
     def infer(self, shape: Shape) -> Shape:
         dim = shape[self.axis]
-        if (
-            isinstance(dim, Batch)
-            or not 0 <= self.start < self.stop <= dim
-            or self.step < 1
-        ):
+        if isinstance(dim, Batch) or not 0 <= self.start < self.stop <= dim or self.step < 1:
             raise ValueError(
                 f"slice {self.start}:{self.stop}:{self.step} of axis {self.axis} of {_show(shape)}"
             )
@@ -126,9 +122,7 @@ class Expand:
 
     def infer(self, shape: Shape) -> Shape:
         offset = len(self.shape) - len(shape)
-        if offset < 0 or any(
-            dim not in (1, self.shape[offset + i]) for i, dim in enumerate(shape)
-        ):
+        if offset < 0 or any(dim not in (1, self.shape[offset + i]) for i, dim in enumerate(shape)):
             raise ValueError(f"expand of {_show(shape)} to {_show(self.shape)}")
         return self.shape
 
@@ -209,9 +203,7 @@ class IndexMap:
     def row_offsets(self, batch: int = 1) -> NDArray[np.int64]:
         """Flat source index of every result element, -1 for zeros. For tests and small maps."""
         size = prod(shape_at(self.shape, batch))
-        source = np.arange(1, size + 1, dtype=np.int64).reshape(
-            shape_at(self.shape, batch)
-        )
+        source = np.arange(1, size + 1, dtype=np.int64).reshape(shape_at(self.shape, batch))
         return self.apply(source, batch) - 1
 
     def simplify(self) -> IndexMap:
@@ -245,9 +237,7 @@ def _is_noop(view: View, shape: Shape) -> bool:
     if isinstance(view, Permute):
         return view.axes == tuple(range(len(view.axes)))
     if isinstance(view, Slice | Pad | Reshape | Expand):
-        return view.infer(shape) == shape and not (
-            isinstance(view, Slice) and view.start
-        )
+        return view.infer(shape) == shape and not (isinstance(view, Slice) and view.start)
     return False
 
 
@@ -257,19 +247,11 @@ def _merge(first: View, second: View) -> View | None:
         return second
     if isinstance(first, Permute) and isinstance(second, Permute):
         return Permute(tuple(first.axes[axis] for axis in second.axes))
-    if (
-        isinstance(first, Roll)
-        and isinstance(second, Roll)
-        and first.axis == second.axis
-    ):
+    if isinstance(first, Roll) and isinstance(second, Roll) and first.axis == second.axis:
         return Roll(first.axis, first.shift + second.shift)
     if isinstance(first, Pad) and isinstance(second, Pad) and first.axis == second.axis:
         return Pad(first.axis, first.before + second.before, first.after + second.after)
-    if (
-        isinstance(first, Slice)
-        and isinstance(second, Slice)
-        and first.axis == second.axis
-    ):
+    if isinstance(first, Slice) and isinstance(second, Slice) and first.axis == second.axis:
         start = first.start + second.start * first.step
         count = -(-(second.stop - second.start) // second.step)
         step = first.step * second.step

@@ -61,15 +61,9 @@ def _batch_of(graph: Graph, inputs: Mapping[str, Array]) -> int:
     return int(inputs[first.name].shape[0])
 
 
-def random_arrays(
-    graph: Graph, batch: int, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def random_arrays(graph: Graph, batch: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Standard normal (inputs, weights) for the graph; what rewrite checks and tests run on."""
     rng = np.random.default_rng(seed)
-    inputs = {
-        p.name: rng.standard_normal(shape_at(p.type.shape, batch)) for p in graph.inputs
-    }
-    weights = {
-        p.name: rng.standard_normal(shape_at(p.type.shape, 1)) for p in graph.weights
-    }
+    inputs = {p.name: rng.standard_normal(shape_at(p.type.shape, batch)) for p in graph.inputs}
+    weights = {p.name: rng.standard_normal(shape_at(p.type.shape, 1)) for p in graph.weights}
     return inputs, weights

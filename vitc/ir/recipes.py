@@ -24,18 +24,14 @@ def evaluate(recipes_text: str, state: Mapping[str, Array]) -> dict[str, WeightA
     return evaluate_graph(parse_graph(recipes_text), state)
 
 
-def evaluate_graph(
-    recipes: Graph, state: Mapping[str, Array]
-) -> dict[str, WeightArray]:
+def evaluate_graph(recipes: Graph, state: Mapping[str, Array]) -> dict[str, WeightArray]:
     """As `evaluate`, for a recipe that is a graph already."""
     results: dict[str, WeightArray] = {}
     wanted = set(recipes.outputs)
     # One output at a time, so that float64 temporaries live no longer than they must.
     for name in recipes.outputs:
         part = recipes.with_nodes(recipes.nodes, (name,)).without_dead_nodes()
-        results[name] = _store(
-            interpret(part, {}, state)[name], recipes.types[name].dtype
-        )
+        results[name] = _store(interpret(part, {}, state)[name], recipes.types[name].dtype)
     assert set(results) == wanted
     return results
 
@@ -45,9 +41,7 @@ def _store(array: Array, dtype: DType) -> WeightArray:
     if dtype is DType.BFLOAT16:
         return WeightArray(to_bfloat16(array), dtype.value)
     stored = DType.FLOAT32 if dtype is DType.TF32 else dtype
-    return WeightArray(
-        np.ascontiguousarray(array, np.dtype(stored.value)), stored.value
-    )
+    return WeightArray(np.ascontiguousarray(array, np.dtype(stored.value)), stored.value)
 
 
 def to_bfloat16(array: Array) -> Array:

@@ -207,11 +207,7 @@ class _Cursor:
             position = match.end()
 
     def peek(self) -> tuple[str, str]:
-        return (
-            self.tokens[self.index]
-            if self.index < len(self.tokens)
-            else ("end", "end of line")
-        )
+        return self.tokens[self.index] if self.index < len(self.tokens) else ("end", "end of line")
 
     def next(self, kind: str) -> str:
         found, text = self.peek()

@@ -157,9 +157,7 @@ def broadcast(shapes: Sequence[Shape]) -> Shape:
     result: list[Dim] = []
     for axis in range(rank):
         dims = {
-            shape[axis - rank + len(shape)]
-            for shape in shapes
-            if axis - rank + len(shape) >= 0
+            shape[axis - rank + len(shape)] for shape in shapes if axis - rank + len(shape) >= 0
         }
         dims.discard(1)
         if len(dims) > 1:

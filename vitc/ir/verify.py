@@ -16,14 +16,10 @@ def verify(graph: Graph) -> None:
         known.add(port.name)
     types = {port.name: port.type for port in (*graph.inputs, *graph.weights)}
     for node in graph.nodes:
-        where = f"%{node.output} = {node.op.name}" + (
-            f" (from {node.loc})" if node.loc else ""
-        )
+        where = f"%{node.output} = {node.op.name}" + (f" (from {node.loc})" if node.loc else "")
         for name in node.inputs:
             if name not in known:
-                raise GraphError(
-                    f"{where}: operand '%{name}' is not defined before its use"
-                )
+                raise GraphError(f"{where}: operand '%{name}' is not defined before its use")
         for name in node.outputs:
             if name in known:
                 raise GraphError(f"{where}: '%{name}' is defined twice")
@@ -34,9 +30,7 @@ def verify(graph: Graph) -> None:
             shown = ", ".join(f"%{name}: {types[name]}" for name in node.inputs)
             raise GraphError(f"{where}: {error}; operands: {shown}") from error
         if len(results) != len(node.outputs):
-            raise GraphError(
-                f"{where}: has {len(node.outputs)} names for {len(results)} results"
-            )
+            raise GraphError(f"{where}: has {len(node.outputs)} names for {len(results)} results")
         types.update(zip(node.outputs, results, strict=True))
     for name in graph.outputs:
         if name not in known:
