@@ -64,7 +64,7 @@ class CompileError(VitcError):
 
 
 class GraphError(VitcError):
-    """A graph breaks the rules of the IR; `pass_name` left it so, `repro` is the graph before it."""
+    """A graph breaks the rules of the IR; `pass_name` left it so, `repro` is the one before it."""
 
     def __init__(
         self,

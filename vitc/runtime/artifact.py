@@ -2,8 +2,8 @@
 
     [ELF][zeros to a multiple of 4096][payload: a safetensors file][footer, 64 bytes]
 
-With external weights the payload is `<stem>.safetensors` beside the library and the footer, which then
-follows the zeros, holds its checksum. The system's loader ignores what follows the ELF part.
+With external weights the payload is `<stem>.safetensors` beside the library and the footer, which
+then follows the zeros, holds its checksum. The system's loader ignores what follows the ELF part.
 """
 
 from __future__ import annotations
@@ -105,14 +105,15 @@ def write_library(
         output: the library to write; with mode "external" also `<stem>.safetensors` beside it.
 
     Raises:
-        WeightsError: the weights are not those the code was generated for (names, order, dtypes, shapes).
+        WeightsError: the weights are not those the code was generated for: names, order, dtypes or
+            shapes differ.
         StorageError: a file cannot be written, for example because the disk is full.
     """
     footer = read_footer(elf_path)
     code = elf_path.read_bytes()[: footer.code_bytes if footer else None]
     layout = plan_payload({name: weight.spec for name, weight in weights.items()})
     if layout.header not in code:
-        raise WeightsError(f"the weights do not match the layout that '{elf_path}' was compiled for")
+        raise WeightsError(f"the weights are not in the layout that '{elf_path}' was compiled for")
     offset = len(code) + -len(code) % PAGE
     digest = hashlib.sha256(code).digest()[:16]
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +12,7 @@ from vitc.errors import StorageError
 
 
 @contextmanager
-def atomic_file(path: Path, *, executable: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, executable: bool = False) -> Generator[BinaryIO, None, None]:
     """Opens a temporary file beside `path` that replaces it when the block ends without an error.
 
     On any error, also an interrupt, the temporary file is removed and `path` is as before.

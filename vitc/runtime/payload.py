@@ -1,9 +1,9 @@
 """The weights of a library as a safetensors file: layout, writing, reading.
 
 The same bytes are the payload inside a library and the `.safetensors` file beside one
-(https://github.com/huggingface/safetensors#format): u64 length of the header, the header (JSON), then
-the data. Every weight starts at a multiple of ALIGNMENT bytes of the file. The format forbids holes, so
-that gaps are filled by small uint8 tensors whose names start with PADDING.
+(https://github.com/huggingface/safetensors#format): u64 length of the header, the header (JSON),
+then the data. Every weight starts at a multiple of ALIGNMENT bytes of the file. The format forbids
+holes, so that gaps are filled by small uint8 tensors whose names start with PADDING.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vitc.runtime.dtypes import BY_SAFETENSORS, DTYPES
 ALIGNMENT = 64
 PADDING = "__padding_"
 _LENGTH_BYTES = 8
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class WeightArray:
         dtype: a key of DTYPES.
     """
 
-    data: np.ndarray[Any, np.dtype[Any]]
+    data: Array
     dtype: str
 
     def __post_init__(self) -> None:
@@ -127,12 +128,13 @@ def write_payload(file: BinaryIO, weights: Mapping[str, WeightArray]) -> int:
     position = 0
     for name, weight in weights.items():
         padding = bytes(layout.offsets[name] - position)
-        # reshape: a memoryview of zero-dimensional or empty arrays cannot be cast to bytes.
-        data = np.ascontiguousarray(weight.data).reshape(-1).view(np.uint8)
-        for part in (padding, data.data):
+        array = np.ascontiguousarray(weight.data)
+        # A memoryview of an empty array refuses the cast.
+        data = array.data.cast("B") if array.size else b""
+        for part in (padding, data):
             file.write(part)
             crc = zlib.crc32(part, crc)
-        position = layout.offsets[name] + data.nbytes
+        position = layout.offsets[name] + array.nbytes
     return crc
 
 
@@ -170,6 +172,8 @@ def _views(
             continue
         if not 0 <= first <= last <= len(data):
             raise ValueError(f"'{name}' ends beyond the file: it is truncated")
-        dtype = BY_SAFETENSORS[entry["dtype"]]
-        array = data[first:last].view(dtype.storage).reshape(entry["shape"])
+        dtype, shape = BY_SAFETENSORS[entry["dtype"]], tuple(entry["shape"])
+        if WeightSpec(dtype.name, shape).bytes != last - first:
+            raise ValueError(f"the shape of '{name}' does not fit its bytes")
+        array: Array = np.ndarray(shape, dtype.storage, buffer=data, offset=first)
         yield name, WeightArray(array, dtype.name)

@@ -1,0 +1,212 @@
+"""Module: the handle of a loaded library."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vitc.errors import DeviceError, LoadError, VitcError
+from vitc.runtime.artifact import Footer, external_weights, write_library
+from vitc.runtime.check import check_file, parse_manifest
+from vitc.runtime.context import Context, StepProfile, destroy_in_process, thread_count
+from vitc.runtime.library import Library, PortInfo
+from vitc.runtime.payload import WeightArray, read_payload
+from vitc.runtime.state import check_state, final_constants
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str | int | None = None,
+    threads: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+) -> Module:
+    """Loads a library that vitc.compile made. Needs neither torch nor timm nor a compiler.
+
+    Args:
+        path: of the `.so`.
+        device: where to run; None takes the one the library was compiled for.
+        threads: CPU threads of each context; None means all that this process may use.
+        weights: a `.safetensors` file with final constants of this library, in place of its own.
+        verify: whether to compare the checksum of the weights, which reads all of them once.
+
+    Raises:
+        LoadError: the file is absent, damaged, for another machine or of another vitc.
+        WeightsError: the weights belong to another model.
+        DeviceError: this machine cannot run the library.
+    """
+    file = Path(path).absolute()
+    other = None if weights is None else Path(weights).absolute()
+    footer = check_file(file, weights=other, verify=verify)
+    library = Library(file, footer.code_digest)
+    manifest = parse_manifest(file, library.manifest_text, library.inputs, library.outputs)
+    index = _device_index(manifest["target"], device)
+    source = other or (external_weights(file) if footer.mode == "external" else None)
+    model = library.model_create(index, source)
+    return Module(file, footer, library, manifest, model, threads=threads, override=other)
+
+
+class Module:
+    """A compiled model, ready to run: `logits = module(images)`.
+
+    Any thread may call it; each gets its own context, made at its first call. load_weights changes
+    the weights for all of them. Close it, or use it in a `with`, to release memory early.
+
+    Attributes:
+        path: of the library.
+        manifest: what the model is and how it was compiled.
+        inputs, outputs: name, dtype and shape (shape[0]: maximum batch) of each.
+        threads: CPU threads of each context; None means all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        footer: Footer,
+        library: Library,
+        manifest: dict[str, Any],
+        model: int,
+        *,
+        threads: int | None,
+        override: Path | None,
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.inputs: tuple[PortInfo, ...] = library.inputs
+        self.outputs: tuple[PortInfo, ...] = library.outputs
+        self.threads = threads
+        self._footer = footer
+        self._library = library
+        self._model = model
+        self._override = override
+        self._replaced: dict[str, WeightArray] = {}
+        self._local = threading.local()
+        self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
+        self._lock = threading.Lock()  # guards _contexts, _replaced and closing
+        self._finalizer = weakref.finalize(
+            self, destroy_in_process, os.getpid(), library.model_destroy, model
+        )
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Runs the model on one batch, in the calling thread's context; see Context.__call__."""
+        return self._context()(*inputs)
+
+    def profile(self, *inputs: Any, repeats: int = 20) -> list[StepProfile]:
+        """Median time of each kernel on these inputs, in the order they run."""
+        return self._context().profile(*inputs, repeats=repeats)
+
+    def new_context(self, threads: int | None = None) -> Context:
+        """A context of one's own, perhaps with fewer threads. Raises InputError, DeviceError."""
+        count = thread_count(self.threads if threads is None else threads)
+        with self._lock:
+            self._check_open()
+            context = Context(self._library, self._model, count, self.manifest["steps"])
+            self._contexts.add(context)
+        return context
+
+    def load_weights(self, state_dict: Mapping[str, Any]) -> None:
+        """Replaces the weights by those of a state dict of the compiled model, without recompiling.
+
+        Runs in progress end with the weights they began with. Nothing changes when this fails.
+
+        Args:
+            state_dict: parameter name to torch tensor or numpy array.
+
+        Raises:
+            WeightsError: names are missing or unexpected or shapes differ; all are listed.
+        """
+        self._check_open()
+        check_state(self.manifest["parameters"], state_dict)
+        constants = final_constants(self.manifest, state_dict)
+        with self._lock:
+            self._check_open()
+            self._library.set_weights(self._model, constants)
+            self._replaced.update(constants)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the library, with the weights it has now, to another place; returns that path.
+
+        External weights are written beside it as `<stem>.safetensors`. A file already there is
+        replaced at once and only when the new one is complete.
+
+        Raises:
+            StorageError: a file cannot be written.
+            LoadError: the library's own file was replaced or removed after it was loaded.
+        """
+        target = Path(path).absolute()
+        footer = check_file(self.path, weights=self._override, verify=True)
+        if footer.code_digest != self._footer.code_digest:
+            raise LoadError(f"'{self.path}' was replaced by another library since it was loaded")
+        with self._lock:
+            current = {**self._stored_weights(footer), **self._replaced}
+        write_library(self.path, current, target, footer.mode)
+        return target
+
+    def close(self) -> None:
+        """Releases the weights and all contexts, after waiting for calls that are running."""
+        with self._lock:
+            self._finalizer()
+            contexts = list(self._contexts)
+        for context in contexts:
+            context.close()
+
+    def __enter__(self) -> Module:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        takes = ", ".join(map(str, self.inputs))
+        gives = ", ".join(map(str, self.outputs))
+        state = "" if self._finalizer.alive else ", closed"
+        return (
+            f"<vitc.Module {self.manifest['name']}: ({takes}) -> ({gives}), "
+            f"{self.manifest['target']}, {len(self.manifest['steps'])} steps, "
+            f"'{self.path}'{state}>"
+        )
+
+    def _context(self) -> Context:
+        # A forked child starts anew: the threads of its parent's contexts do not exist in it.
+        found: tuple[int, Context] | None = getattr(self._local, "context", None)
+        if found is None or found[0] != os.getpid():
+            found = (os.getpid(), self.new_context())
+            self._local.context = found
+        return found[1]
+
+    def _check_open(self) -> None:
+        if not self._finalizer.alive:
+            raise VitcError(f"the module of '{self.path}' is closed", hint="load it again")
+
+    def _stored_weights(self, footer: Footer) -> dict[str, WeightArray]:
+        if self._override is not None:
+            return read_payload(self._override)
+        if footer.mode == "external":
+            return read_payload(external_weights(self.path))
+        return read_payload(self.path, offset=footer.payload_offset, size=footer.payload_bytes)
+
+
+def _device_index(target: str, device: str | int | None) -> int:
+    kind = target.partition(":")[0]
+    if device is None:
+        return 0
+    name, _, index = str(device).partition(":")
+    if isinstance(device, int):
+        return device
+    if name != kind or not (index or "0").isdigit():
+        raise DeviceError(
+            f"cannot run on device '{device}': the library was compiled for {target}",
+            hint=f"pass device='{kind}' or compile with target='{name}'",
+        )
+    return int(index or "0")

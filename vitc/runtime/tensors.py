@@ -1,0 +1,234 @@
+"""Tensors of torch, numpy and whatever speaks DLPack, in and out without copies.
+
+Shapes are left to the library, which names the dimension that is wrong. Here is checked what the
+library cannot see: where the memory is, how it is laid out, and its element type. torch is never
+imported, only used when the caller has handed in a tensor of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from vitc.errors import InputError, WeightsError
+from vitc.runtime.dtypes import DType
+from vitc.runtime.library import PortInfo, TensorView
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# https://dmlc.github.io/dlpack/latest/c_api.html, DLDeviceType
+_DLPACK_CPU = 1
+_DLPACK_DEVICES = {
+    2: "a CUDA device",
+    3: "CUDA host memory",
+    4: "an OpenCL device",
+    7: "a Vulkan device",
+    8: "a Metal device",
+    10: "a ROCm device",
+    11: "ROCm host memory",
+    14: "a oneAPI device",
+}
+# Names that others give to our element types.
+_SYNONYMS = {"float8_e4m3fn": "float8_e4m3"}
+
+
+class Family(Protocol):
+    """One library of tensors: what comes in from it goes out as it."""
+
+    def view(self, port: PortInfo, value: Any) -> TensorView:
+        """The memory of an input. Raises InputError, with the way out, where it cannot be used."""
+        ...
+
+    def empty(self, port: PortInfo, batch: int) -> tuple[Any, TensorView]:
+        """A new tensor for an output and its memory."""
+        ...
+
+
+class NumpyFamily:
+    """numpy arrays, also those with the element types of ml_dtypes."""
+
+    def __init__(self) -> None:
+        self._foreign: dict[str, np.dtype[Any]] = {}
+
+    def view(self, port: PortInfo, value: Any) -> TensorView:
+        array: Array = value
+        name = _canonical(_dtype_name(array))
+        if name != port.dtype.name or not array.dtype.isnative:
+            given = name if array.dtype.isnative else f"{name} in foreign byte order"
+            if port.dtype.exact:
+                hint = f"pass x.astype(np.{port.dtype.name})"
+            else:
+                hint = (
+                    f"numpy has no {port.dtype.name}: pass a torch tensor, or compile with "
+                    "input_dtype='float32'"
+                )
+            raise _wrong_dtype(port, given, hint)
+        if not array.flags.c_contiguous:
+            raise _not_contiguous(port, array.shape, "np.ascontiguousarray(x)")
+        self._foreign[name] = array.dtype
+        return TensorView(array.ctypes.data, port.dtype, array.shape)
+
+    def empty(self, port: PortInfo, batch: int) -> tuple[Array, TensorView]:
+        dtype = port.dtype.storage if port.dtype.exact else self._foreign.get(port.dtype.name)
+        if dtype is None:
+            raise InputError(
+                f"output '{port.name}' is {port.dtype.name}, which numpy does not have",
+                hint="pass a torch tensor, or compile with output_dtype='float32'",
+            )
+        array = np.empty((batch, *port.shape[1:]), dtype)
+        return array, TensorView(array.ctypes.data, port.dtype, array.shape)
+
+
+class TorchFamily:
+    """torch tensors on the CPU."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+
+    def view(self, port: PortInfo, value: Any) -> TensorView:
+        if value.device.type != "cpu":
+            raise _wrong_device(port, str(value.device), "x.cpu()")
+        if value.layout != self._torch.strided:
+            raise InputError(
+                f"input '{port.name}' has layout {value.layout}", hint="pass x.to_dense()"
+            )
+        if value.requires_grad and self._torch.is_grad_enabled():
+            raise InputError(
+                f"input '{port.name}' requires a gradient, and a compiled library computes none",
+                hint="pass x.detach(), or call under torch.no_grad()",
+            )
+        name = _canonical(str(value.dtype).removeprefix("torch."))
+        if name != port.dtype.name:
+            raise _wrong_dtype(port, name, f"pass x.to({self._dtype(port.dtype)})")
+        if not value.is_contiguous():
+            raise _not_contiguous(port, tuple(value.shape), "x.contiguous()")
+        if value.is_neg():
+            raise InputError(
+                f"input '{port.name}' is a lazily negated view", hint="pass x.resolve_neg()"
+            )
+        return TensorView(value.data_ptr(), port.dtype, tuple(value.shape))
+
+    def empty(self, port: PortInfo, batch: int) -> tuple[Any, TensorView]:
+        shape = (batch, *port.shape[1:])
+        tensor = self._torch.empty(shape, dtype=self._dtype(port.dtype), device="cpu")
+        return tensor, TensorView(tensor.data_ptr(), port.dtype, shape)
+
+    def _dtype(self, dtype: DType) -> Any:
+        names = {ours: theirs for theirs, ours in _SYNONYMS.items()}
+        return getattr(self._torch, names.get(dtype.name, dtype.name))
+
+
+class DlpackFamily:
+    """Objects with __dlpack__; outputs are made by the from_dlpack of where they come from."""
+
+    def __init__(self, first: Any) -> None:
+        self._numpy = NumpyFamily()
+        self._convert = _from_dlpack_of(first)
+        self._alive: list[Array] = []
+
+    def view(self, port: PortInfo, value: Any) -> TensorView:
+        kind = int(value.__dlpack_device__()[0])
+        if kind != _DLPACK_CPU:
+            where = _DLPACK_DEVICES.get(kind, f"DLPack device {kind}")
+            raise _wrong_device(port, where, "a copy in host memory")
+        try:
+            array = np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"input '{port.name}' does not pass through DLPack: {error}",
+                hint="pass a numpy array or a torch tensor",
+            ) from error
+        self._alive.append(array)
+        return self._numpy.view(port, array)
+
+    def empty(self, port: PortInfo, batch: int) -> tuple[Any, TensorView]:
+        array, view = self._numpy.empty(port, batch)
+        return self._convert(array), view
+
+
+def family_of(value: Any) -> Family:
+    """The family of a tensor. Raises InputError where it is no tensor."""
+    if isinstance(value, np.ndarray):
+        return NumpyFamily()
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return TorchFamily(torch)
+    if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+        return DlpackFamily(value)
+    raise InputError(
+        f"cannot run on a {type(value).__module__}.{type(value).__qualname__}",
+        hint="pass a torch tensor, a numpy array or an object with __dlpack__",
+    )
+
+
+def view_inputs(
+    ports: Sequence[PortInfo], values: Sequence[Any]
+) -> tuple[Family, tuple[TensorView, ...]]:
+    """The family of the first input, for the outputs, and the memory of all inputs.
+
+    The caller keeps `values` and the family alive while the memory is in use.
+    """
+    if len(values) != len(ports):
+        names = ", ".join(port.name for port in ports)
+        raise InputError(f"{len(values)} inputs given, the library takes {len(ports)}: {names}")
+    families: dict[type[Any], Family] = {}
+    views: list[TensorView] = []
+    for port, value in zip(ports, values, strict=True):
+        family = family_of(value)
+        views.append(families.setdefault(type(family), family).view(port, value))
+    return next(iter(families.values())), tuple(views)
+
+
+def to_numpy(name: str, value: Any) -> Array:
+    """A state-dict tensor as an array; bfloat16 and float8 become float32, which loses nothing.
+
+    Raises WeightsError where it is neither of torch nor of numpy.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        tensor: Any = value.detach().cpu()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return (tensor.float() if dtype.startswith(("bfloat", "float8")) else tensor).numpy()
+    if isinstance(value, np.ndarray):
+        array = cast(Array, value)
+        inexact = _dtype_name(array) in ("bfloat16", *_SYNONYMS)
+        return array.astype(np.float32) if inexact else array
+    raise WeightsError(
+        f"'{name}' is a {type(value).__qualname__}", hint="pass torch tensors or numpy arrays"
+    )
+
+
+def _dtype_name(array: Array) -> str:
+    dtype: Any = array.dtype
+    return str(dtype.name)
+
+
+def _canonical(name: str) -> str:
+    return _SYNONYMS.get(name, name)
+
+
+def _from_dlpack_of(value: Any) -> Any:
+    # The array API's way first; older libraries have the function in their top module.
+    if hasattr(value, "__array_namespace__"):
+        return value.__array_namespace__().from_dlpack
+    root = importlib.import_module(type(value).__module__.partition(".")[0])
+    return getattr(root, "from_dlpack", np.from_dlpack)
+
+
+def _wrong_dtype(port: PortInfo, given: str, hint: str) -> InputError:
+    message = f"input '{port.name}' is {given}, the library was compiled for {port.dtype.name}"
+    return InputError(message, hint=hint)
+
+
+def _wrong_device(port: PortInfo, given: str, way_out: str) -> InputError:
+    message = f"input '{port.name}' is on {given}, the library runs on the CPU"
+    return InputError(message, hint=f"pass {way_out}")
+
+
+def _not_contiguous(port: PortInfo, shape: tuple[int, ...], way_out: str) -> InputError:
+    message = f"input '{port.name}' of shape {list(shape)} is not contiguous (row major)"
+    return InputError(message, hint=f"pass {way_out}")
