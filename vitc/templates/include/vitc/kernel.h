@@ -7,7 +7,7 @@ namespace vitc {
 class Executor;  // cpu: the thread pool (cpu/executor.h); gpu: the stream
 
 // args: the op's inputs, then its outputs, in IR order. batch: images in this run.
-// scratch: at least `<symbol>_scratch(threads)` bytes, 64-byte aligned, contents undefined.
+// scratch: at least `<name>_scratch(threads)` bytes, 64-byte aligned, contents undefined.
 struct Call {
   void* const* args;
   int64_t batch;

@@ -1,0 +1,132 @@
+// The micro-kernel: kRows rows of A times one 32-column panel of packed weights, all of K at once,
+// so that the accumulators never leave the registers before the epilogue.
+#pragma once
+#include "vitc/cpu/simd.h"
+
+namespace vitc {
+inline namespace VITC_ISA {
+
+constexpr int kPanel = 32;  // columns of a packed panel, the same for every ISA
+
+// Rows of the main tile: 2 vectors of columns each, and room for the panel's vectors and a broadcast
+// in 32 (AVX-512) or 16 registers. 12 rows need 14 loads per 24 FMAs: the FMA units are the limit.
+constexpr int kTileRows = kLanes == 16 ? 12 : 6;
+constexpr int kSmallRows = kTileRows / 2;  // for the last rows, padded with zero rows
+
+// How a panel of weights type W meets A. Operand: what A is stored as where the tile reads it.
+// kStep: values of k per 32-column step of the panel.
+template <class W>
+struct Product;
+
+template <>
+struct Product<float> {
+  using Operand = float;
+  static constexpr int kStep = 1;
+  template <int kRows, int64_t kStride>
+  static VITC_INLINE void step(const float* a, const float* b, Vec (&acc)[kRows][2]) {
+    const Vec b0 = load(b), b1 = load(b + kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vec x = splat(a[r * kStride]);
+      acc[r][0] = fma(x, b0, acc[r][0]);
+      acc[r][1] = fma(x, b1, acc[r][1]);
+    }
+  }
+};
+
+#ifdef __AVX512BF16__
+template <>
+struct Product<bf16> {
+  using Operand = bf16;
+  static constexpr int kStep = 2;
+  template <int kRows, int64_t kStride>
+  static VITC_INLINE void step(const bf16* a, const bf16* b, Vec (&acc)[kRows][2]) {
+    __m512bh b0, b1;
+    memcpy(&b0, b, 64);
+    memcpy(&b1, b + 32, 64);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      int pair;
+      memcpy(&pair, a + r * kStride, sizeof(pair));
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+      acc[r][0] = _mm512_dpbf16_ps(acc[r][0], x, b0);
+      acc[r][1] = _mm512_dpbf16_ps(acc[r][1], x, b1);
+    }
+  }
+};
+#else
+// Without bf16 instructions A is widened when it is packed, and each pair of weights here.
+template <>
+struct Product<bf16> {
+  using Operand = float;
+  static constexpr int kStep = 2;
+  static VITC_INLINE Vec bits(const bf16* p) { return load(reinterpret_cast<const float*>(p)); }
+#ifdef __AVX512F__
+  static VITC_INLINE Vec even(Vec x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 16));
+  }
+  static VITC_INLINE Vec odd(Vec x) {
+    const __m512i high = _mm512_set1_epi32(int(0xffff0000u));
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), high));
+  }
+#else
+  static VITC_INLINE Vec even(Vec x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 16));
+  }
+  static VITC_INLINE Vec odd(Vec x) {
+    return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(int(0xffff0000u))));
+  }
+#endif
+  template <int kRows, int64_t kStride>
+  static VITC_INLINE void step(const float* a, const bf16* b, Vec (&acc)[kRows][2]) {
+    const Vec p0 = bits(b), p1 = bits(b + 2 * kLanes);
+    Vec b0 = even(p0), b1 = even(p1);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vec x = splat(a[r * kStride]);
+      acc[r][0] = fma(x, b0, acc[r][0]);
+      acc[r][1] = fma(x, b1, acc[r][1]);
+    }
+    b0 = odd(p0), b1 = odd(p1);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vec x = splat(a[r * kStride + 1]);
+      acc[r][0] = fma(x, b0, acc[r][0]);
+      acc[r][1] = fma(x, b1, acc[r][1]);
+    }
+  }
+};
+#endif
+
+// tile[kRows][32] = A * panel. a: rows kStride apart; steps: ceil(K / kStep), the k beyond K being
+// zero in the panel and finite in A. While the FMAs run, kFetched bytes per step are brought from
+// `next` into L2: a quarter of the next panel, if that is what it points to.
+constexpr int64_t kFetched = 32;
+
+template <class W, int kRows, int64_t kStride>
+[[gnu::noinline]] void multiply_tile(const typename Product<W>::Operand* a, const W* panel,
+                                     int64_t steps, float* tile, const void* next) {
+  using P = Product<W>;
+  constexpr int kHalves = kPanel / (2 * kLanes);
+  const char* fetch = static_cast<const char*>(next);
+  for (int half = 0; half < kHalves; ++half) {
+    Vec acc[kRows][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Vec{};
+    const W* b = panel + half * 2 * kLanes * P::kStep;
+    for (int64_t s = 0; s < steps; ++s) {
+      _mm_prefetch(fetch, _MM_HINT_T1);
+      P::template step<kRows, kStride>(a + s * P::kStep, b, acc);
+      b += kPanel * P::kStep;
+      fetch += kFetched / kHalves;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      store(tile + r * kPanel + half * 2 * kLanes, acc[r][0]);
+      store(tile + r * kPanel + half * 2 * kLanes + kLanes, acc[r][1]);
+    }
+  }
+}
+
+}  // namespace VITC_ISA
+}  // namespace vitc
