@@ -179,7 +179,9 @@ def _link_job(
     """
     inputs = [f"../{item.key}/{item.path.name}" for item in objects]
     arguments = ("-shared", "-o", "library.so", *inputs, *flags)
-    key = digest(part.encode() for part in ("link 1", host.identity, *arguments))
+    named = (Path(flag.rpartition("=")[2]) for flag in flags)  # --version-script=/path/exports.map
+    contents = [path.read_bytes() for path in named if path.is_file()]
+    key = digest((*(p.encode() for p in ("link 1", host.identity, *arguments)), *contents))
     return _Job(name, key, host, arguments, {}, "library.so")
 
 

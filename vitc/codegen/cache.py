@@ -178,9 +178,7 @@ class BuildCache:
             target = into / key / entry.artefact
             target.parent.mkdir(exist_ok=True)
             place(folder / entry.artefact, target)
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError):  # absent, or damaged
             self._discard(folder, into)
             return None
         if target.stat().st_size != entry.bytes or file_digest(target) != entry.sha256:

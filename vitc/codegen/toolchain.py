@@ -179,7 +179,7 @@ def find_compiler(language: Language) -> Search:
 def install_command(language: Language, os_release: Path = Path("/etc/os-release")) -> str:
     """The command that installs a language's compiler on this distribution."""
     if language == "cuda":
-        return f"{_pip_install()} {NVCC_PACKAGE}"
+        return f"{pip_install()} {NVCC_PACKAGE}"
     families = _distribution(os_release)
     for family, installer, packages in _INSTALLERS:
         if family in families:
@@ -217,8 +217,8 @@ def _distribution(os_release: Path) -> set[str]:
     return words | ({"fedora"} if words & {"rhel", "centos"} else set())
 
 
-def _pip_install() -> str:
-    """An environment made by uv has no pip of its own."""
+def pip_install() -> str:
+    """How this environment installs a package: one made by uv has no pip of its own."""
     try:
         configuration = (Path(sys.prefix) / "pyvenv.cfg").read_text(encoding="utf-8")
     except OSError:
@@ -279,7 +279,7 @@ def _hipcc_candidates() -> Candidates:
             yield (path,), False
 
 
-# --- probes: a Compiler, or the reason why the command is none ----------------------------------
+# --- probes: a Compiler, or the reason why the command is none -----------------------------------
 
 
 def _probe_host(command: tuple[str, ...]) -> Compiler | str:
