@@ -1,0 +1,152 @@
+// The emulated multiprocessor: the threads of the running block, and how a fault is reported.
+// Blocks run one after another, so one machine and one shared memory serve a whole library; launches
+// from several host threads take turns (launch.h).
+#pragma once
+
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <vector>
+
+#include "vitc/emu/fibre.h"
+#include "vitc/emu/schedule.h"
+#include "vitc/emu/shared.h"
+#include "vitc/emu/site.h"
+
+#define VITC_EMU_PRIVATE __attribute__((visibility("hidden")))
+
+namespace vitc::emu {
+
+// Lanes that execute a collective together: a property of the target, never of the host.
+#if !defined(VITC_EMU_WARP)
+#define VITC_EMU_WARP 32
+#endif
+constexpr unsigned kWarp = VITC_EMU_WARP;
+static_assert(kWarp == 32 || kWarp == 64, "a warp has 32 lanes (CUDA) or 64 (AMD)");
+constexpr unsigned kMaxThreads = 1024;
+
+struct Dim3 {
+  unsigned x, y, z;
+  constexpr Dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+  constexpr uint64_t count() const { return uint64_t(x) * y * z; }
+};
+
+enum class State { ready, at_warp, at_block, exited };
+
+struct PendingCopy {  // a cp.async that has not landed; see async_copy.h
+  void* target;
+  const void* source;
+  unsigned bytes, source_bytes, group;
+};
+
+struct Thread {
+  void* stack_pointer = nullptr;
+  Dim3 index;
+  unsigned id = 0, lane = 0;
+  State state = State::ready;
+  const char* operation = "start";  // the collective or barrier it last reached
+  Site site;
+  void* operands = nullptr;         // of the collective it waits at
+  unsigned barrier = 0, barrier_threads = 0;
+  std::vector<PendingCopy> copies;
+  unsigned copy_group = 0;
+};
+
+// Counts over one launch, for tests of speed-relevant properties.
+struct Statistics {
+  uint64_t blocks = 0, collectives = 0, barriers = 0, mma = 0;
+  uint64_t ldmatrix = 0;            // 8x8 matrices read
+  uint64_t ldmatrix_conflicts = 0;  // extra shared-memory passes they needed
+};
+
+using Collective = void (*)(void* const* operands);  // operands[lane] lies on that lane's stack
+
+struct Machine {
+  Thread threads[kMaxThreads];
+  Thread* current = nullptr;  // null while the host side runs
+  void* host_stack_pointer = nullptr;
+  FibreStacks stacks;
+  SharedMemory shared;
+  Schedule schedule;
+  Statistics statistics;
+
+  const char* kernel = "";
+  Dim3 grid, block, block_index;
+  unsigned thread_count = 0;
+  void (*body)(const void* closure) = nullptr;
+  const void* closure = nullptr;
+
+  Collective collective = nullptr;  // of the warp that runs
+  Thread* order[kWarp] = {};        // of its lanes
+  unsigned position = 0, lanes = 0;
+  uint32_t turns = 0;
+
+  bool failed = false;
+  const void* fault_code = nullptr;  // the instruction that faulted, if one did
+  char message[1024] = "";
+};
+
+inline VITC_EMU_PRIVATE Machine* machine = nullptr;
+
+// Records the first failure of a launch: "kernel K, block (x,y,z), thread t: what (file:line)".
+inline void record_failure(const Thread* thread, Site site, const char* format, va_list arguments) {
+  Machine& m = *machine;
+  if (m.failed) return;
+  m.failed = true;
+  int n = std::snprintf(m.message, sizeof m.message, "emulated kernel %s, block (%u,%u,%u)", m.kernel,
+                        m.block_index.x, m.block_index.y, m.block_index.z);
+  if (thread != nullptr) {
+    n += std::snprintf(m.message + n, sizeof m.message - n, ", thread %u", thread->id);
+  }
+  n += std::snprintf(m.message + n, sizeof m.message - n, ": ");
+  n += std::vsnprintf(m.message + n, sizeof m.message - n, format, arguments);
+  if (n < int(sizeof m.message) && site.line > 0) {
+    std::snprintf(m.message + n, sizeof m.message - n, " (%s:%d)", site.file, site.line);
+  }
+}
+
+// Ends the launch from the host side.
+__attribute__((format(printf, 3, 4))) inline void fail_block(const Thread* thread, Site site,
+                                                             const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  record_failure(thread, site, format, arguments);
+  va_end(arguments);
+}
+
+// Ends the launch from the running thread: its fibre, like all others, is never resumed. Device code has
+// no destructors that matter, so nothing is lost by that.
+[[noreturn]] __attribute__((format(printf, 2, 3))) inline void fail(Site site, const char* format, ...) {
+  Machine& m = *machine;
+  va_list arguments;
+  va_start(arguments, format);
+  record_failure(m.current, site, format, arguments);
+  va_end(arguments);
+  void* abandoned;
+  m.current = nullptr;
+  vitc_emu_switch(&abandoned, m.host_stack_pointer);
+  __builtin_unreachable();
+}
+
+// Stops the running thread until the scheduler has done what `state` waits for. The next ready lane of
+// the warp runs at once; after the last one control goes back to run_warp.
+inline void stop(State state, const char* operation, void* operands, Site site) {
+  Machine& m = *machine;
+  Thread* self = m.current;
+  self->state = state;
+  self->operation = operation;
+  self->operands = operands;
+  self->site = site;
+  while (++m.position < m.lanes) {
+    Thread* next = m.order[m.position];
+    if (next->state == State::ready) {
+      m.current = next;
+      vitc_emu_switch(&self->stack_pointer, next->stack_pointer);
+      return;
+    }
+  }
+  m.current = nullptr;
+  vitc_emu_switch(&self->stack_pointer, m.host_stack_pointer);
+}
+
+}  // namespace vitc::emu

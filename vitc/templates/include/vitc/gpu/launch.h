@@ -1,0 +1,63 @@
+// How a generated launcher starts a kernel, on every backend.
+//
+//   return gpu::launch({"gemm 197x768x768", grid, threads, shared_bytes, stream}, kernel<...>, args...);
+//
+// Returns 0, or an error code that error_text() explains. Nothing waits for the device.
+#pragma once
+
+#include "vitc/gpu/device.h"
+
+namespace vitc::gpu {
+
+#if defined(VITC_EMULATE)
+using Stream = void*;
+#elif defined(__HIP__)
+using Stream = hipStream_t;
+#else
+using Stream = cudaStream_t;
+#endif
+
+struct LaunchShape {
+  const char* name;  // for messages
+  Dim3 grid;
+  int threads;
+  size_t shared_bytes;  // dynamic
+  Stream stream;
+};
+
+#if defined(VITC_EMULATE)
+
+// `args` convert to the kernel's parameters as they do at a GPU launch.
+template <class... Parameters, class... Args>
+int launch(const LaunchShape& shape, void (*kernel)(Parameters...), const Args&... args) {
+  return emu::launch(shape.name, shape.grid, Dim3(unsigned(shape.threads)), shape.shared_bytes,
+                     [&] { kernel(args...); });
+}
+inline const char* error_text(int) { return emu::last_error(); }
+
+#elif defined(__HIP__)
+
+template <class... Parameters, class... Args>
+int launch(const LaunchShape& shape, void (*kernel)(Parameters...), const Args&... args) {
+  kernel<<<shape.grid, Dim3(unsigned(shape.threads)), shape.shared_bytes, shape.stream>>>(args...);
+  return int(hipGetLastError());
+}
+inline const char* error_text(int code) { return hipGetErrorString(hipError_t(code)); }
+
+#else
+
+template <class... Parameters, class... Args>
+int launch(const LaunchShape& shape, void (*kernel)(Parameters...), const Args&... args) {
+  if (shape.shared_bytes > (48u << 10)) {  // beyond 48 KiB a kernel has to ask
+    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             int(shape.shared_bytes));
+    if (error != cudaSuccess) return int(error);
+  }
+  kernel<<<shape.grid, Dim3(unsigned(shape.threads)), shape.shared_bytes, shape.stream>>>(args...);
+  return int(cudaGetLastError());
+}
+inline const char* error_text(int code) { return cudaGetErrorString(cudaError_t(code)); }
+
+#endif
+
+}  // namespace vitc::gpu
