@@ -85,6 +85,16 @@ def test_strides_agree_with_numpy(index_map: IndexMap) -> None:
     )
 
 
+@pytest.mark.parametrize("index_map", MAPS, ids=range(len(MAPS)))
+def test_inverse_undoes_permutations(index_map: IndexMap) -> None:
+    inverse = index_map.inverse()
+    if inverse is None:
+        assert any(isinstance(view, Slice | Pad | Expand) for view in index_map.views)
+        return
+    array = np.arange(np.prod(shape_at(index_map.shape, 2))).reshape(shape_at(index_map.shape, 2))
+    assert np.array_equal(inverse.apply(index_map.apply(array, 2), 2), array)
+
+
 def test_identity_is_the_flat_index() -> None:
     index_map = IndexMap((B, 197, 768), (Reshape((Batch(197), 768)), Reshape((B, 197, 12, 64))))
     coords = coordinates(index_map.result, Expr.of(Var("m")) * 64 + Expr.of(Var("j", 64)))

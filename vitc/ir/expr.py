@@ -44,7 +44,9 @@ class Quotient:
         return low // self.by, inf if high == inf else high // self.by
 
     def __str__(self) -> str:
-        return f"({self.of}) {'%' if self.remainder else '/'} {self.by}"
+        single = len(self.of.terms) == 1 and self.of.constant == 0 and self.of.terms[0][1] == 1
+        of = str(self.of) if single else f"({self.of})"  # / and % bind from left to right
+        return f"{of} {'%' if self.remainder else '/'} {self.by}"
 
 
 Atom = Var | Quotient
@@ -162,14 +164,11 @@ class Expr:
         parts = [_term(atom, c) for atom, c in self.terms]
         if self.constant or not parts:
             parts.append(str(self.constant))
-        return " + ".join(parts)
+        return " + ".join(parts).replace("+ -", "- ")
 
 
 def _term(atom: Atom, coefficient: int) -> str:
-    text = str(atom) if isinstance(atom, Var) else f"({atom})"
-    if coefficient == 1:
-        return text if isinstance(atom, Var) else f"({atom})"
-    return f"{text} * {coefficient}"
+    return str(atom) if coefficient == 1 else f"{atom} * {coefficient}"
 
 
 def _sum(terms: Sequence[tuple[Atom, int]], constant: int) -> Expr:

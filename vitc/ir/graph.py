@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from vitc.ir.op import Op
 from vitc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Graph:
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """A view for ordering, dominance and drawing: one vertex a node, edges keyed by operand."""
+        import networkx as nx  # not needed, and perhaps not there, where libraries only run
+
         view = nx.MultiDiGraph(name=self.name)
         for port in (*self.inputs, *self.weights):
             view.add_node(port.name, op="input", type=str(port.type))

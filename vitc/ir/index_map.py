@@ -175,6 +175,22 @@ class IndexMap:
             array = view.apply(array, batch)
         return array
 
+    def inverse(self) -> IndexMap | None:
+        """The map from the result back to the source, when this one only permutes elements."""
+        views: list[View] = []
+        shape = self.shape
+        for view in self.views:
+            if isinstance(view, Reshape):
+                views.append(Reshape(shape))
+            elif isinstance(view, Permute):
+                views.append(Permute(tuple(int(axis) for axis in np.argsort(view.axes))))
+            elif isinstance(view, Roll):
+                views.append(Roll(view.axis, -view.shift))
+            else:
+                return None
+            shape = view.infer(shape)
+        return IndexMap(shape, tuple(reversed(views))).simplify()
+
     def strides(self) -> tuple[int, tuple[int, ...]] | None:
         """(offset, stride per result axis) in elements when the map is affine, else None.
 

@@ -1,0 +1,136 @@
+"""What a kernel declares, and a call of one: the vocabulary between selection and the targets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vitc.codegen.sources import Source
+from vitc.ir.builder import Builder, Value
+from vitc.ir.graph import Node
+from vitc.ir.index_map import IndexMap
+from vitc.ir.op import Op
+from vitc.ir.types import DType, TensorType
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A stored tensor as an op sees it.
+
+    value, type: name and type of what lies in memory, dense. map: from there to what the op reads
+    or writes; element i of the op's tensor is element map(i) of the stored one.
+    """
+
+    value: str
+    type: TensorType
+    map: IndexMap
+
+    @staticmethod
+    def dense(value: str, type_: TensorType) -> Operand:
+        return Operand(value, type_, IndexMap(type_.shape))
+
+    @property
+    def is_dense(self) -> bool:
+        return self.map.is_identity
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node with the types that its op sees; `constant` says which operands are constants."""
+
+    node: Node
+    inputs: tuple[TensorType, ...]
+    results: tuple[TensorType, ...]
+    constant: tuple[bool, ...]
+
+    @property
+    def op(self) -> Op:
+        return self.node.op
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a kernel wants a constant: `build` adds recipe nodes; equal names mean equal packings."""
+
+    name: str
+    build: Callable[[Builder, Value], Value]
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One kernel applied at one site; operands in the order of the node's."""
+
+    kernel: Kernel
+    site: Site
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+
+    @property
+    def node(self) -> Node:
+        return self.site.node
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A kernel's text with `{symbol}` still open, so that equal kernels become one.
+
+    body: C++ text that uses SYMBOL for its name. config: what was chosen, for people.
+    """
+
+    body: str
+    config: str
+
+
+class Kernel(ABC):
+    """A kernel family of a target: what it implements and under which constraints."""
+
+    name: ClassVar[str]
+    ops: ClassVar[tuple[type[Op], ...]]
+
+    def refuses(self, site: Site) -> str | None:
+        """Why the kernel cannot implement this site, or None when it can."""
+        return None
+
+    @abstractmethod
+    def reads(self, site: Site, index: int, operand: Operand) -> bool:
+        """Whether the kernel can read input `index` through the operand's map."""
+
+    def writes(self, site: Site, operand: Operand) -> bool:
+        """Whether the kernel can store its first result through the operand's map."""
+        return False
+
+    def packing(self, site: Site, index: int) -> Packing | None:
+        """The form in which the kernel reads constant operand `index`; None leaves it as it is."""
+        return None
+
+    def in_place(self, call: KernelCall) -> tuple[int, ...]:
+        """Inputs whose memory the first output may reuse when nobody reads them afterwards."""
+        return ()
+
+    @abstractmethod
+    def render(self, call: KernelCall) -> Rendered:
+        """The kernel's text for this call."""
+
+
+class Target(ABC):
+    """A kind of device: its kernels, dtypes and how its sources are built."""
+
+    name: str
+    isas: tuple[str, ...]
+    dtypes: tuple[DType, ...]
+    stats_width: int
+    kernels: tuple[Kernel, ...]
+
+    @abstractmethod
+    def sources(self, symbol: str, ir: str, body: str) -> Sequence[Source]:
+        """The object files to build from one rendered kernel."""
+
+    @abstractmethod
+    def model_source(self, text: str) -> Source:
+        """The object file of the rendered model.cc."""
+
+    @abstractmethod
+    def io_dtype(self, dtype: DType) -> DType:
+        """The default dtype of inputs and outputs for a compute dtype."""

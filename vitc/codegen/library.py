@@ -1,0 +1,186 @@
+"""From selected calls to the sources and the manifest of one library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vitc.codegen.kernel import KernelCall, Rendered, Target
+from vitc.codegen.memory import MemoryPlan
+from vitc.codegen.model_source import (
+    ArgRef,
+    ModelSource,
+    PortParam,
+    StepParam,
+    WeightParam,
+    render_model,
+)
+from vitc.codegen.render import KERNEL, comment
+from vitc.codegen.select import Selection
+from vitc.codegen.sources import Source
+from vitc.ir.graph import Graph
+from vitc.ir.text import print_graph, print_node
+from vitc.ir.types import Batch, DType, TensorType, shape_at
+from vitc.runtime.payload import WeightSpec, plan_payload
+from vitc.version import __version__
+
+
+@dataclass(frozen=True)
+class LibrarySource:
+    """All that the compilers and the loader need: one source per object, and the manifest."""
+
+    sources: tuple[Source, ...]
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Step:
+    call: KernelCall
+    symbol: str
+    ir: str
+    config: str
+    args: tuple[tuple[ArgRef, str], ...]
+
+
+def library_source(
+    selection: Selection,
+    plan: MemoryPlan,
+    target: Target,
+    *,
+    batches: Sequence[int],
+    weights_mode: str,
+    about: Mapping[str, Any],
+) -> LibrarySource:
+    """Renders every kernel and the model's tables. `about`: further manifest keys."""
+    graph, max_batch = selection.graph, max(batches)
+    specs = weight_specs(selection.recipes)
+    layout = plan_payload(specs)
+    places = _places(selection, plan, list(specs))
+    sources: dict[str, Source] = {}
+    steps: list[_Step] = []
+    for call in selection.calls:
+        rendered = call.kernel.render(call)
+        symbol, ir = _symbol(rendered), print_node(call.node, graph)
+        body = rendered.body.replace(KERNEL, symbol)
+        if all(step.symbol != symbol for step in steps):
+            for source in target.sources(symbol, comment(ir), body):
+                sources[source.name] = source
+        operands = (*call.inputs, *call.outputs)
+        args = tuple((places[operand.value], operand.value) for operand in operands)
+        steps.append(_Step(call, symbol, ir, rendered.config, args))
+    manifest = {
+        **about,
+        "format": 1,
+        "vitc": __version__,
+        "name": graph.name,
+        "target": target.name,
+        "isas": list(target.isas),
+        "batch": {"max": max_batch, "tuned": list(batches)},
+        "inputs": [_port(p.name, p.type) for p in graph.inputs],
+        "outputs": [_port(name, graph.types[name]) for name in graph.outputs],
+        "weights_mode": weights_mode,
+        "weights_bytes": layout.total_bytes,
+        "weights": [
+            {"name": n, "dtype": s.dtype, "shape": list(s.shape), "offset": layout.offsets[n], "bytes": s.bytes}
+            for n, s in specs.items()
+        ],
+        "steps": [_manifest_step(step, graph) for step in steps],
+        "workspace": _workspace(plan),
+        "maps": selection.maps(),
+        "recipes": print_graph(selection.recipes),
+    }
+    isas_of = {s.symbol: tuple(i for i in target.isas if f"{s.symbol}_{i}" in sources) for s in steps}
+    model = ModelSource(
+        name=graph.name,
+        isas=target.isas,
+        inputs=tuple(_param(p.name, p.type, max_batch) for p in graph.inputs),
+        outputs=tuple(_param(n, graph.types[n], max_batch) for n in graph.outputs),
+        weights=tuple(WeightParam(n, layout.offsets[n], s.bytes) for n, s in specs.items()),
+        payload_header=layout.header,
+        payload_data_bytes=layout.data_bytes,
+        workspace_bytes=plan.bytes,
+        steps=tuple(
+            StepParam(s.call.node.output, s.symbol, tuple(a for a, _ in s.args), s.ir, isas_of[s.symbol])
+            for s in steps
+        ),
+        manifest=json.dumps(manifest),
+    )
+    return LibrarySource((*sources.values(), target.model_source(render_model(model))), manifest)
+
+
+def weight_specs(recipes: Graph) -> dict[str, WeightSpec]:
+    """Type and shape of each final constant, in the order of the payload."""
+    return {name: _spec(recipes.types[name]) for name in recipes.outputs}
+
+
+def _spec(type_: TensorType) -> WeightSpec:
+    dtype = DType.FLOAT32 if type_.dtype is DType.TF32 else type_.dtype
+    return WeightSpec(dtype.value, shape_at(type_.shape, 1))
+
+
+def _places(selection: Selection, plan: MemoryPlan, constants: Sequence[str]) -> dict[str, ArgRef]:
+    """Where each stored value lies. An output's place wins over a workspace place."""
+    places = {name: ArgRef("workspace", at) for name, at in plan.offset_of().items()}
+    places |= {name: ArgRef("weight", i) for i, name in enumerate(constants)}
+    places |= {port.name: ArgRef("input", i) for i, port in enumerate(selection.graph.inputs)}
+    places |= {name: ArgRef("output", i) for i, name in enumerate(selection.graph.outputs)}
+    return places
+
+
+def _symbol(rendered: Rendered) -> str:
+    return f"vitc_k_{hashlib.sha256(rendered.body.encode()).hexdigest()[:12]}"
+
+
+def _manifest_step(step: _Step, graph: Graph) -> dict[str, Any]:
+    call = step.call
+    moved = [operand.type.nbytes() for operand in (*call.inputs, *call.outputs)]
+    return {
+        "name": call.node.output,
+        "symbol": step.symbol,
+        "kernel": call.kernel.name,
+        "config": step.config,
+        "ir": step.ir,
+        "module": call.node.loc,
+        "flops": call.site.op.flops(call.site.inputs, call.site.results),
+        # At batch 1; constants are read once whatever the batch.
+        "bytes": sum(moved),
+        "constant_bytes": sum(
+            operand.type.nbytes()
+            for operand, constant in zip(call.inputs, call.site.constant, strict=True)
+            if constant
+        ),
+        "args": [
+            {"space": ref.space, ("offset" if ref.space == "workspace" else "index"): ref.at, "value": v}
+            for ref, v in step.args
+        ],
+        "outputs": [
+            {"value": operand.value, "dtype": operand.type.dtype.value, "shape": _dims(operand.type)}
+            for operand in call.outputs
+        ],
+    }
+
+
+def _workspace(plan: MemoryPlan) -> dict[str, Any]:
+    return {
+        "bytes": plan.bytes,
+        "lower_bound": plan.lower_bound,
+        "buffers": [
+            {"value": " = ".join(b.values), "offset": b.offset, "bytes": b.bytes, "first": b.first, "last": b.last}
+            for b in plan.buffers
+        ],
+    }
+
+
+def _dims(type_: TensorType) -> list[str | int]:
+    return [str(dim) if isinstance(dim, Batch) else dim for dim in type_.shape]
+
+
+def _port(name: str, type_: TensorType) -> dict[str, Any]:
+    return {"name": name, "dtype": type_.dtype.value, "shape": _dims(type_)}
+
+
+def _param(name: str, type_: TensorType, max_batch: int) -> PortParam:
+    return PortParam(name, type_.dtype.value, shape_at(type_.shape, max_batch))

@@ -1,0 +1,50 @@
+"""The x86-64 CPU target: every kernel is built once per instruction set, the library picks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vitc.codegen.kernel import Kernel, Target
+from vitc.codegen.sources import Source
+from vitc.codegen.targets.cpu.gemm import Gemm
+from vitc.ir.types import DType
+
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c")
+ISA_FLAGS = {
+    "avx2": ("-mavx2", "-mfma", "-mf16c"),
+    "avx512": _AVX512,
+    "avx512bf16": (*_AVX512, "-mavx512bf16"),
+}
+_FLAGS = (
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fno-exceptions",
+)
+
+
+class CpuTarget(Target):
+    """`cpu`: AVX2 and AVX-512, float32 and bfloat16."""
+
+    name = "cpu"
+    isas: tuple[str, ...] = ("avx2", "avx512", "avx512bf16")
+    dtypes = (DType.FLOAT32, DType.BFLOAT16)
+    stats_width = 64
+    kernels: tuple[Kernel, ...] = (Gemm(),)
+
+    def kernel_isas(self, body: str) -> tuple[str, ...]:
+        """avx512bf16 pays only where bf16 numbers are multiplied."""
+        return self.isas if "bf16" in body else self.isas[:2]
+
+    def sources(self, symbol: str, ir: str, body: str) -> Sequence[Source]:
+        return [
+            Source(f"{symbol}_{isa}", f"{ir}\n{body}", (*_FLAGS, *ISA_FLAGS[isa], f"-DVITC_ISA={isa}"))
+            for isa in self.kernel_isas(body)
+        ]
+
+    def model_source(self, text: str) -> Source:
+        return Source("model", text, ("-O2",))
+
+    def io_dtype(self, dtype: DType) -> DType:
+        return DType.FLOAT32
