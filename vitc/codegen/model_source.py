@@ -169,7 +169,7 @@ def _escape(byte: int) -> str:
 
 def _comment(text: str) -> str:
     """Text that stays in one // comment: a line break would end it, a last backslash extend it."""
-    return " ".join(text.split()).rstrip("\\")
+    return " ".join(text.split()).rstrip("\\ ")
 
 
 _TEMPLATES = Environment(

@@ -14,7 +14,7 @@ import numpy as np
 
 from vitc.errors import InputError, VitcError
 from vitc.runtime.library import Library, PortInfo
-from vitc.runtime.tensors import view_inputs
+from vitc.runtime.tensors import view_all
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Context:
         Returns:
             The outputs in the library's order.
         """
-        family, views = view_inputs(self._library.inputs, inputs)
+        family, views = view_all(self._library.inputs, inputs)
         if outputs is None:
             batch = views[0].shape[0] if views[0].shape else 0
             made = [family.empty(port, batch) for port in self._library.outputs]
@@ -90,7 +90,7 @@ class Context:
             out_views = tuple(view for _, view in made)
         else:
             # As inputs they are checked: same kind, dtype, contiguous.
-            _, out_views = view_inputs(self._library.outputs, outputs)
+            _, out_views = view_all(self._library.outputs, outputs)
         with self._lock:
             self._library.run(self._live(), views, out_views, steps)
         return tuple(outputs)
@@ -102,7 +102,7 @@ class Context:
 
     def profile(self, *inputs: Any, repeats: int = 20) -> list[StepProfile]:
         """Times each step of a run on these inputs."""
-        family, views = view_inputs(self._library.inputs, inputs)
+        family, views = view_all(self._library.inputs, inputs)
         batch = views[0].shape[0] if views[0].shape else 0
         made = [family.empty(port, batch) for port in self._library.outputs]
         out_views = [view for _, view in made]

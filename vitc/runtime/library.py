@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -66,8 +66,9 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True)
 class PortInfo:
-    """An input or output of a library; shape[0] is the maximum batch."""
+    """An input or output of a library (`kind`); shape[0] is the maximum batch."""
 
+    kind: Literal["input", "output"]
     name: str
     dtype: DType
     shape: tuple[int, ...]
@@ -132,13 +133,14 @@ class Library:
             text = self._f["vitc_last_error"]().decode(errors="replace")
             raise _ERRORS.get(status, VitcError)(text.removeprefix(f"{name}: "))
 
-    def _ports(self, kind: str) -> tuple[PortInfo, ...]:
+    def _ports(self, kind: Literal["input", "output"]) -> tuple[PortInfo, ...]:
         ports: list[PortInfo] = []
         for index in range(self._f[f"vitc_{kind}_count"]()):
             name, tensor = c_char_p(), _Tensor()
             self._call(f"vitc_{kind}_info", index, byref(name), byref(tensor))
             shape = tuple(tensor.shape[: tensor.rank])
-            ports.append(PortInfo((name.value or b"").decode(), BY_CODE[tensor.dtype], shape))
+            text = (name.value or b"").decode()
+            ports.append(PortInfo(kind, text, BY_CODE[tensor.dtype], shape))
         return tuple(ports)
 
     def model_create(self, device: int, weights: Path | None) -> int:

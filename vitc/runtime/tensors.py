@@ -76,7 +76,7 @@ class NumpyFamily:
         dtype = port.dtype.storage if port.dtype.exact else self._foreign.get(port.dtype.name)
         if dtype is None:
             raise InputError(
-                f"output '{port.name}' is {port.dtype.name}, which numpy does not have",
+                f"{port.kind} '{port.name}' is {port.dtype.name}, which numpy does not have",
                 hint="pass a torch tensor, or compile with output_dtype='float32'",
             )
         array = np.empty((batch, *port.shape[1:]), dtype)
@@ -94,11 +94,11 @@ class TorchFamily:
             raise _wrong_device(port, str(value.device), "x.cpu()")
         if value.layout != self._torch.strided:
             raise InputError(
-                f"input '{port.name}' has layout {value.layout}", hint="pass x.to_dense()"
+                f"{port.kind} '{port.name}' has layout {value.layout}", hint="pass x.to_dense()"
             )
         if value.requires_grad and self._torch.is_grad_enabled():
             raise InputError(
-                f"input '{port.name}' requires a gradient, and a compiled library computes none",
+                f"{port.kind} '{port.name}' requires a gradient, and a compiled library computes none",
                 hint="pass x.detach(), or call under torch.no_grad()",
             )
         name = _canonical(str(value.dtype).removeprefix("torch."))
@@ -108,7 +108,7 @@ class TorchFamily:
             raise _not_contiguous(port, tuple(value.shape), "x.contiguous()")
         if value.is_neg():
             raise InputError(
-                f"input '{port.name}' is a lazily negated view", hint="pass x.resolve_neg()"
+                f"{port.kind} '{port.name}' is a lazily negated view", hint="pass x.resolve_neg()"
             )
         return TensorView(value.data_ptr(), port.dtype, tuple(value.shape))
 
@@ -139,7 +139,7 @@ class DlpackFamily:
             array = np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"input '{port.name}' does not pass through DLPack: {error}",
+                f"{port.kind} '{port.name}' does not pass through DLPack: {error}",
                 hint="pass a numpy array or a torch tensor",
             ) from error
         self._alive.append(array)
@@ -165,16 +165,17 @@ def family_of(value: Any) -> Family:
     )
 
 
-def view_inputs(
+def view_all(
     ports: Sequence[PortInfo], values: Sequence[Any]
 ) -> tuple[Family, tuple[TensorView, ...]]:
-    """The family of the first input, for the outputs, and the memory of all inputs.
+    """The family of the first tensor and the memory of all.
 
     The caller keeps `values` and the family alive while the memory is in use.
     """
     if len(values) != len(ports):
-        names = ", ".join(port.name for port in ports)
-        raise InputError(f"{len(values)} inputs given, the library takes {len(ports)}: {names}")
+        kind, names = ports[0].kind, ", ".join(port.name for port in ports)
+        given = f"{len(values)} {kind}{'' if len(values) == 1 else 's'} given"
+        raise InputError(f"{given}, the library has {len(ports)}: {names}")
     families: dict[type[Any], Family] = {}
     views: list[TensorView] = []
     for port, value in zip(ports, values, strict=True):
@@ -220,15 +221,15 @@ def _from_dlpack_of(value: Any) -> Any:
 
 
 def _wrong_dtype(port: PortInfo, given: str, hint: str) -> InputError:
-    message = f"input '{port.name}' is {given}, the library was compiled for {port.dtype.name}"
+    message = f"{port.kind} '{port.name}' is {given}, the library was compiled for {port.dtype.name}"
     return InputError(message, hint=hint)
 
 
 def _wrong_device(port: PortInfo, given: str, way_out: str) -> InputError:
-    message = f"input '{port.name}' is on {given}, the library runs on the CPU"
+    message = f"{port.kind} '{port.name}' is on {given}, the library runs on the CPU"
     return InputError(message, hint=f"pass {way_out}")
 
 
 def _not_contiguous(port: PortInfo, shape: tuple[int, ...], way_out: str) -> InputError:
-    message = f"input '{port.name}' of shape {list(shape)} is not contiguous (row major)"
+    message = f"{port.kind} '{port.name}' of shape {list(shape)} is not contiguous (row major)"
     return InputError(message, hint=f"pass {way_out}")

@@ -1,5 +1,5 @@
-// The C ABI over a table and a device: model.cc defines vitc::host::kTable and vitc::host::Device, then
-// includes this file, once per library.
+// The C ABI over a table and a device: model.cc defines vitc::host::kTable and vitc::host::Device,
+// then includes this file, once per library.
 #pragma once
 #include <algorithm>
 #include <memory>
@@ -45,15 +45,13 @@ int32_t vitc_input_count(void) { return vitc::host::kTable.inputs.size; }
 int32_t vitc_output_count(void) { return vitc::host::kTable.outputs.size; }
 
 vitc_status vitc_input_info(int32_t index, const char** name, vitc_tensor* info) {
-  return vitc::host::guarded(__func__, [&] {
-    vitc::host::describe(vitc::host::kTable.inputs, index, name, info);
-  });
+  return vitc::host::guarded(
+      __func__, [&] { vitc::host::describe(vitc::host::kTable.inputs, index, name, info); });
 }
 
 vitc_status vitc_output_info(int32_t index, const char** name, vitc_tensor* info) {
-  return vitc::host::guarded(__func__, [&] {
-    vitc::host::describe(vitc::host::kTable.outputs, index, name, info);
-  });
+  return vitc::host::guarded(
+      __func__, [&] { vitc::host::describe(vitc::host::kTable.outputs, index, name, info); });
 }
 
 vitc_status vitc_model_create(int32_t device, const char* weights_path, vitc_model** model) {

@@ -15,8 +15,9 @@ struct DtypeInfo {
 
 // `dtype` is an int because a caller may put anything into the enum.
 inline DtypeInfo dtype_info(int dtype) {
-  constexpr DtypeInfo kKnown[] = {{"float32", 4}, {"float16", 2}, {"bfloat16", 2}, {"int8", 1},
-                                  {"float8_e4m3", 1}, {"uint8", 1}, {"int32", 4}, {"int64", 8}};
+  constexpr DtypeInfo kKnown[] = {{"float32", 4}, {"float16", 2},     {"bfloat16", 2},
+                                  {"int8", 1},    {"float8_e4m3", 1}, {"uint8", 1},
+                                  {"int32", 4},   {"int64", 8}};
   constexpr int kCount = sizeof kKnown / sizeof *kKnown;
   return dtype >= 0 && dtype < kCount ? kKnown[dtype] : DtypeInfo{"an unknown dtype", 0};
 }
@@ -65,7 +66,8 @@ class CallChecker {
     }
     if (tensor.rank != port.rank) {
       std::string dims;
-      for (int32_t d = 0; d < port.rank; ++d) dims += (d == 0 ? "" : ", ") + std::string(port.dims[d]);
+      for (int32_t d = 0; d < port.rank; ++d)
+        dims += (d == 0 ? "" : ", ") + std::string(port.dims[d]);
       fail(VITC_INVALID_ARGUMENT, "%s '%s' has rank %d, the library was compiled for rank %d (%s)",
            kind, port.name, tensor.rank, port.rank, dims.c_str());
     }

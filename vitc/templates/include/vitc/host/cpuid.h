@@ -38,8 +38,7 @@ struct CpuFeatures {
   }
 
   bool has(const char* isa) const {
-    return (avx2 && std::strcmp(isa, "avx2") == 0) ||
-           (avx512 && std::strcmp(isa, "avx512") == 0) ||
+    return (avx2 && std::strcmp(isa, "avx2") == 0) || (avx512 && std::strcmp(isa, "avx512") == 0) ||
            (avx512bf16 && std::strcmp(isa, "avx512bf16") == 0);
   }
 };

@@ -51,7 +51,8 @@ class CpuDevice {
          names.c_str(), features.avx2 ? "" : " (AVX2, FMA and F16C are the least)");
   }
 
-  // Uninitialised, aligned for vectors; large blocks ask for huge pages, which spare GEMMs TLB misses.
+  // Uninitialised, aligned for vectors; large blocks ask for huge pages, which spare GEMMs TLB
+  // misses.
   static std::shared_ptr<std::byte> allocate(uint64_t bytes, const char* purpose) {
     constexpr size_t kVector = 64, kHugePage = size_t{2} << 20;
     const size_t alignment = bytes < kHugePage ? kVector : kHugePage;

@@ -20,7 +20,8 @@ struct Failure final : std::exception {
   const char* what() const noexcept override { return text; }
 };
 
-[[noreturn, gnu::format(printf, 2, 3)]] inline void fail(vitc_status status, const char* format, ...) {
+[[noreturn, gnu::format(printf, 2, 3)]] inline void fail(vitc_status status, const char* format,
+                                                         ...) {
   Failure failure;
   failure.status = status;
   va_list args;
@@ -30,8 +31,9 @@ struct Failure final : std::exception {
   throw failure;
 }
 
-// Trivially destructible, so that the thread may outlive a dlclose of the library.
-inline thread_local char last_error[Failure::kTextBytes] = "";
+// Holds a failure's text behind the name of the function. Trivially destructible, so that the
+// thread may outlive a dlclose of the library.
+inline thread_local char last_error[Failure::kTextBytes + 64] = "";
 
 // Runs the body of an ABI function. Nothing that it throws passes.
 template <class Body>

@@ -20,8 +20,7 @@ class Model {
  public:
   Model(const Table& table, int32_t device, const char* weights_path)
       : table_(table), device_(device), code_(device_.choose_code(table.isas)) {
-    const Bytes data =
-        device_.place(map_weights(table, weights_path), table.payload_data_bytes);
+    const Bytes data = device_.place(map_weights(table, weights_path), table.payload_data_bytes);
     auto set = std::make_shared<WeightSet>();
     for (const Weight& weight : table.weights) {
       set->emplace_back(data, data.get() + weight.offset);
@@ -71,8 +70,8 @@ class Model {
       if (std::strcmp(weight.name, given.name) != 0) continue;
       if (weight.bytes != given.bytes) {
         fail(VITC_BAD_WEIGHTS,
-             "weight '%s' has %" PRIu64 " bytes, the library was compiled for %" PRIu64, weight.name,
-             given.bytes, weight.bytes);
+             "weight '%s' has %" PRIu64 " bytes, the library was compiled for %" PRIu64,
+             weight.name, given.bytes, weight.bytes);
       }
       return slot;
     }
