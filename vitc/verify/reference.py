@@ -58,8 +58,10 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     """L2 norm of the difference over that of `expected`, in float64; NaN counts as infinite."""
     wanted = expected.to(torch.float64)
     difference = actual.to(wanted.device, torch.float64) - wanted
-    error = _norm(difference) / _norm(wanted)
-    return float("inf") if math.isnan(error) else error
+    size, distance = _norm(wanted), _norm(difference)
+    if size == 0.0 or math.isnan(distance) or math.isnan(size):
+        return 0.0 if distance == 0.0 else float("inf")
+    return distance / size
 
 
 def _norm(tensor: Tensor) -> float:
