@@ -7,6 +7,7 @@ A kernel sees its result as rows m of N columns n. An operand's element for (m, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from vitc.codegen.kernel import Operand
 from vitc.ir.expr import Expr, Guard, Source, Var, coordinates, source_of, variables
 from vitc.ir.index_map import Expand, IndexMap
@@ -90,4 +91,3 @@ def run_access(operand: Operand, result: Shape) -> RunAccess | None:
             start = source.substitute({"j": Expr(), "q": Expr.of(Var("k", columns)) // run})
             return RunAccess(start.index, run, start.guards)
     return None
-

@@ -18,7 +18,7 @@ from vitc.codegen.model_source import (
     WeightParam,
     render_model,
 )
-from vitc.codegen.render import KERNEL, comment
+from vitc.codegen.render import KERNEL, TEMPLATES, comment
 from vitc.codegen.select import Selection
 from vitc.codegen.sources import Source
 from vitc.ir.graph import Graph
@@ -26,6 +26,8 @@ from vitc.ir.text import print_graph, print_node
 from vitc.ir.types import Batch, DType, TensorType, shape_at
 from vitc.runtime.payload import WeightSpec, plan_payload
 from vitc.version import __version__
+
+LINK_FLAGS = (f"-Wl,--version-script={TEMPLATES / 'exports.map'}", "-lpthread", "-ldl")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,13 @@ def library_source(
         "weights_mode": weights_mode,
         "weights_bytes": layout.total_bytes,
         "weights": [
-            {"name": n, "dtype": s.dtype, "shape": list(s.shape), "offset": layout.offsets[n], "bytes": s.bytes}
+            {
+                "name": n,
+                "dtype": s.dtype,
+                "shape": list(s.shape),
+                "offset": layout.offsets[n],
+                "bytes": s.bytes,
+            }
             for n, s in specs.items()
         ],
         "steps": [_manifest_step(step, graph) for step in steps],
@@ -92,7 +100,9 @@ def library_source(
         "maps": selection.maps(),
         "recipes": print_graph(selection.recipes),
     }
-    isas_of = {s.symbol: tuple(i for i in target.isas if f"{s.symbol}_{i}" in sources) for s in steps}
+    isas_of = {
+        s.symbol: tuple(i for i in target.isas if f"{s.symbol}_{i}" in sources) for s in steps
+    }
     model = ModelSource(
         name=graph.name,
         isas=target.isas,
@@ -103,7 +113,9 @@ def library_source(
         payload_data_bytes=layout.data_bytes,
         workspace_bytes=plan.bytes,
         steps=tuple(
-            StepParam(s.call.node.output, s.symbol, tuple(a for a, _ in s.args), s.ir, isas_of[s.symbol])
+            StepParam(
+                s.call.node.output, s.symbol, tuple(a for a, _ in s.args), s.ir, isas_of[s.symbol]
+            )
             for s in steps
         ),
         manifest=json.dumps(manifest),
@@ -153,11 +165,19 @@ def _manifest_step(step: _Step, graph: Graph) -> dict[str, Any]:
             if constant
         ),
         "args": [
-            {"space": ref.space, ("offset" if ref.space == "workspace" else "index"): ref.at, "value": v}
+            {
+                "space": ref.space,
+                ("offset" if ref.space == "workspace" else "index"): ref.at,
+                "value": v,
+            }
             for ref, v in step.args
         ],
         "outputs": [
-            {"value": operand.value, "dtype": operand.type.dtype.value, "shape": _dims(operand.type)}
+            {
+                "value": operand.value,
+                "dtype": operand.type.dtype.value,
+                "shape": _dims(operand.type),
+            }
             for operand in call.outputs
         ],
     }
@@ -168,7 +188,13 @@ def _workspace(plan: MemoryPlan) -> dict[str, Any]:
         "bytes": plan.bytes,
         "lower_bound": plan.lower_bound,
         "buffers": [
-            {"value": " = ".join(b.values), "offset": b.offset, "bytes": b.bytes, "first": b.first, "last": b.last}
+            {
+                "value": " = ".join(b.values),
+                "offset": b.offset,
+                "bytes": b.bytes,
+                "first": b.first,
+                "last": b.last,
+            }
             for b in plan.buffers
         ],
     }

@@ -91,7 +91,10 @@ def _lifetimes(calls: Sequence[KernelCall], outputs: set[str], max_batch: int) -
             dying = [
                 name
                 for name in reusable
-                if position == 0 and name in live and last_use[name] == i and live[name].bytes >= size
+                if position == 0
+                and name in live
+                and last_use[name] == i
+                and live[name].bytes >= size
             ]
             if dying:
                 buffer = live[dying[0]]

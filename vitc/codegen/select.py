@@ -31,7 +31,9 @@ class Selection:
             where = f"{call.kernel.name} %{call.node.output}"
             for index, operand in enumerate(call.inputs):
                 if not operand.is_dense:
-                    lines.append(f"{where} loads operand {index} (%{operand.value}) through its map")
+                    lines.append(
+                        f"{where} loads operand {index} (%{operand.value}) through its map"
+                    )
             for operand in call.outputs:
                 if not operand.is_dense:
                     lines.append(f"{where} stores %{operand.value} through its map")
@@ -75,7 +77,9 @@ class _Selector:
             if kernel is None:
                 why = "; ".join(reasons) or f"target {self.target.name} has no kernel for it"
                 line = print_node(node, self.graph)
-                missing.append(UnsupportedOp(node.op.name, node.loc or node.output, f"{why}: {line}"))
+                missing.append(
+                    UnsupportedOp(node.op.name, node.loc or node.output, f"{why}: {line}")
+                )
                 continue
             self._call(kernel, site)
         if missing:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vitc.codegen.kernel import Kernel, Target
 from vitc.codegen.sources import Source
+from vitc.codegen.targets.cpu.attention import CpuAttention
 from vitc.codegen.targets.cpu.gemm import Gemm
 from vitc.ir.types import DType
 
@@ -31,7 +32,7 @@ class CpuTarget(Target):
     isas: tuple[str, ...] = ("avx2", "avx512", "avx512bf16")
     dtypes = (DType.FLOAT32, DType.BFLOAT16)
     stats_width = 64
-    kernels: tuple[Kernel, ...] = (Gemm(),)
+    kernels: tuple[Kernel, ...] = (Gemm(), CpuAttention())
 
     def kernel_isas(self, body: str) -> tuple[str, ...]:
         """avx512bf16 pays only where bf16 numbers are multiplied."""
@@ -39,7 +40,9 @@ class CpuTarget(Target):
 
     def sources(self, symbol: str, ir: str, body: str) -> Sequence[Source]:
         return [
-            Source(f"{symbol}_{isa}", f"{ir}\n{body}", (*_FLAGS, *ISA_FLAGS[isa], f"-DVITC_ISA={isa}"))
+            Source(
+                f"{symbol}_{isa}", f"{ir}\n{body}", (*_FLAGS, *ISA_FLAGS[isa], f"-DVITC_ISA={isa}")
+            )
             for isa in self.kernel_isas(body)
         ]
 

@@ -126,9 +126,7 @@ def render_epilogue(
         parts = per_image(outputs[1].type.shape[-1:])
         writer.members.append(Member("float*", "stats", f"arg<float>(call, {position + 1})"))
         writer.row.append(Member("Vec", "squares", "Vec{}"))
-    return Epilogue(
-        tuple(writer.members), tuple(writer.row), tuple(writer.lines), op.stats, parts
-    )
+    return Epilogue(tuple(writer.members), tuple(writer.row), tuple(writer.lines), op.stats, parts)
 
 
 def _step(
@@ -163,9 +161,7 @@ def _step(
     writer.lines.append(f"x = {_BINARY_TEXT[step.kind].format(o=value)};")
 
 
-def _row_rstd(
-    writer: _Writer, number: int, step: Step, operand: Operand, result: Shape
-) -> None:
+def _row_rstd(writer: _Writer, number: int, step: Step, operand: Operand, result: Shape) -> None:
     shape = (*result[:-1], operand.map.result[-1])
     access = _require(row_access(operand, shape), operand)
     assert step.operand is not None
@@ -177,9 +173,7 @@ def _row_rstd(
     writer.lines.append(f"x = x * row.v{number};")
 
 
-def _store(
-    writer: _Writer, output: Operand, position: int, result: Shape, stats: bool
-) -> None:
+def _store(writer: _Writer, output: Operand, position: int, result: Shape, stats: bool) -> None:
     type_ = C_TYPES[output.type.dtype]
     access = _require(row_access(output, result), output)
     writer.members.append(Member(f"{type_}*", "out", f"arg<{type_}>(call, {position})"))

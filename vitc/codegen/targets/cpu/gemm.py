@@ -16,12 +16,10 @@ from vitc.codegen.targets.cpu.epilogue import (
     render_epilogue,
     writable,
 )
-from vitc.ir.builder import Builder, Value
+from vitc.codegen.targets.cpu.packings import PANEL, weight_packing
 from vitc.ir.op import Op
-from vitc.ir.types import DType, Shape, per_image
+from vitc.ir.types import Shape, per_image
 from vitc.ops import Fused, Linear
-
-PANEL = 32  # columns of a weight panel: kPanel of vitc/cpu/tile.h
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,11 @@ def left_rows(operand: Operand, shape: Shape) -> Rows:
             return Rows(f"DenseRows<{type_}, {k}, {stride}>", init)
         guard = " && ".join(str(g) for g in access.guards)
         return Rows(
-            f"MappedRows<{type_}, {k}, Map>", f"{{{data}, Map{{}}}}", str(access.row), "int64_t m", guard
+            f"MappedRows<{type_}, {k}, Map>",
+            f"{{{data}, Map{{}}}}",
+            str(access.row),
+            "int64_t m",
+            guard,
         )
     runs = run_access(operand, shape)
     assert runs is not None, operand.map
@@ -115,23 +117,6 @@ def left_rows(operand: Operand, shape: Shape) -> Rows:
         "[[maybe_unused]] int64_t m, [[maybe_unused]] int64_t k",
         guard,
     )
-
-
-def weight_packing(dtype: DType) -> Packing:
-    """[N, K] to panels of 32 columns, zero padded (vitc/cpu/README.md, "Weights")."""
-
-    def build(b: Builder, w: Value) -> Value:
-        n, k = (per_image((dim,)) for dim in w.shape)
-        depth = 2 if dtype is DType.BFLOAT16 else 1  # bf16 products take pairs of k
-        if -n % PANEL:
-            w = b.pad(w, 0, 0, -n % PANEL)
-        if -k % depth:
-            w = b.pad(w, 1, 0, -k % depth)
-        panels, steps = -(-n // PANEL), -(-k // depth)
-        w = b.reshape(w, (panels, PANEL, steps, depth))
-        return b.permute(w, (0, 2, 1, 3))
-
-    return Packing(f"panels{PANEL}", build)
 
 
 def stats_or_result(site: Site, index: int) -> Shape:
