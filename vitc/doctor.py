@@ -72,10 +72,11 @@ def doctor() -> Report:
     }
     features = cpu_features()
     nvidia, amd = nvidia_devices(), amd_devices()
-    packages = _package_rows()
+    packages = [_package_row(name) for name in _PACKAGES]
     rows = (
         _python_row(),
         *packages,
+        _package_row("cuda-python", "cuda-bindings"),
         *(_compiler_row(search) for search in searches.values()),
         *_cpu_rows(features),
         _device_row("NVIDIA GPU", nvidia),
@@ -94,7 +95,7 @@ def doctor() -> Report:
 # --- Python --------------------------------------------------------------------------------------
 
 # What `compile` imports; importing torch to ask its version would take seconds.
-_PACKAGES = ("torch", "timm", "numpy", "jinja2", "networkx", "safetensors", "cuda-python")
+_PACKAGES = ("torch", "timm", "numpy", "jinja2", "networkx", "safetensors")
 
 
 def _python_row() -> Row:
@@ -102,15 +103,12 @@ def _python_row() -> Row:
     return Row("python", "python", "ok", f"{platform.python_version()} ({sys.executable})")
 
 
-def _package_rows() -> list[Row]:
-    rows: list[Row] = []
-    for name in _PACKAGES:
-        try:
-            rows.append(Row("python", name, "ok", importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            fix = f"{pip_install()} {name}"
-            rows.append(Row("python", name, "missing", "not installed", fix))
-    return rows
+def _package_row(name: str, part: str | None = None) -> Row:
+    """part: the package that does the work when `name` only gathers others."""
+    try:
+        return Row("python", name, "ok", importlib.metadata.version(part or name))
+    except importlib.metadata.PackageNotFoundError:
+        return Row("python", name, "missing", "not installed", f"{pip_install()} {name}")
 
 
 # --- compilers -----------------------------------------------------------------------------------
