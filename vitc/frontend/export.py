@@ -50,12 +50,14 @@ def check_module(module: nn.Module) -> None:
     import torch
 
     name = type(module).__name__
-    training = [path or "itself" for path, part in module.named_modules() if part.training]
+    untyped: Any = module  # torch annotates named_modules in part only
+    parts: list[tuple[str, nn.Module]] = list(untyped.named_modules())
+    training = [path or "itself" for path, part in parts if part.training]
     if training:
         raise UnsupportedModelError(
             f"{name} is in training mode ({training[0]})", hint="call model.eval() first"
         )
-    for path, part in module.named_modules():
+    for path, part in parts:
         if "quantized" in type(part).__module__.split("."):
             raise UnsupportedModelError(
                 f"'{path}' of {name} is a quantized module",

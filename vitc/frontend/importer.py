@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 from vitc.errors import GraphError, UnsupportedModelError, UnsupportedOp
 from vitc.frontend.aliases import Aliases
@@ -37,8 +38,7 @@ def import_program(program: ExportedProgram, name: str) -> Graph:
     Inputs and outputs are those of the program; weights have their state-dict names.
     Raises UnsupportedModelError that lists every call vitc has no importer for.
     """
-    import vitc.ops.importers  # pyright: ignore[reportUnusedImport]  # fills IMPORTERS
-
+    import_module("vitc.ops.importers")  # fills IMPORTERS
     graph = _Importer(program, re.sub(r"\W", "_", name) or "model").run()
     verify(graph)
     return graph
@@ -69,7 +69,7 @@ class _Importer:
             raise UnsupportedModelError(
                 f"'{self.name}' uses operations that vitc cannot compile:",
                 ops=tuple(self.refused),
-                hint="vitc compiles timm's ViT families; docs/architecture.md says how to add an op",
+                hint="docs/architecture.md says how to add an operation",
             )
         graph = Graph(
             self.name,
@@ -90,8 +90,8 @@ class _Importer:
 
     def _call(self, node: Node) -> None:
         if node.target is operator.getitem:
-            whole, index = node.args
-            self.values[node] = self.values[whole][index]  # pyright: ignore
+            whole: Any = node.args[0]
+            self.values[node] = self.values[whole][node.args[1]]
             return
         value = node.meta.get("val")
         target = str(node.target).removeprefix("aten.")
@@ -133,9 +133,10 @@ class _Importer:
     def _resolve(self, arguments: Any) -> Any:
         """Arguments with values and dimensions in the place of nodes."""
         if isinstance(arguments, Mapping):
-            return {key: self._resolve(value) for key, value in arguments.items()}  # pyright: ignore
-        if isinstance(arguments, Sequence) and not isinstance(arguments, str):
-            return [self._resolve(value) for value in arguments]  # pyright: ignore
+            items = cast("Mapping[str, Any]", arguments).items()
+            return {key: self._resolve(value) for key, value in items}
+        if isinstance(arguments, tuple | list):
+            return [self._resolve(value) for value in cast("Sequence[Any]", arguments)]
         if hasattr(arguments, "op") and arguments in self.values:
             return self.values[arguments]
         return arguments
@@ -153,7 +154,7 @@ class _Importer:
                 )
 
     def _stand_ins(self, node: Node, results: tuple[TensorType, ...]) -> Any:
-        """Values in the place of a refused call's, so that the calls behind it are looked at too."""
+        """Values in the place of a refused call's, so that later calls are looked at too."""
         values = [Value(self.builder.fresh(node.name), type_) for type_ in results]
         return values[0] if _is_tensor(node.meta.get("val")) and values else values
 
@@ -162,11 +163,10 @@ class _Importer:
         self.refused[UnsupportedOp(what, where, source_line(node) or "source unknown")] = None
 
     def _outputs(self) -> tuple[str, ...]:
-        returned = self.nodes[-1].args[0]
-        assert isinstance(returned, Sequence)
+        returned = cast("Sequence[Any]", self.nodes[-1].args[0])
         names: list[str] = []
         for item in returned[self.signature.mutations :]:
-            value = self.values.get(item) if hasattr(item, "op") else item  # pyright: ignore
+            value = self.values.get(item) if hasattr(item, "op") else item
             if isinstance(value, Value):
                 names.append(value.name)
             elif item is not None:
@@ -188,7 +188,6 @@ def _is_number(value: Any) -> bool:
 def _result_types(node: Node) -> tuple[TensorType, ...]:
     """Types of the call's tensors by torch's account; others are left out."""
     value = node.meta.get("val")
-    values: Sequence[Any] = value if isinstance(value, tuple | list) else [value]  # pyright: ignore
+    single = not isinstance(value, tuple | list)
+    values = [value] if single else cast("Sequence[Any]", value)
     return tuple(tensor_type(item) for item in values if _is_tensor(item))
-
-

@@ -11,7 +11,14 @@ from vitc.errors import UnsupportedModelError
 from vitc.frontend.export import export_module
 from vitc.frontend.importer import import_program
 from vitc.frontend.signature import batch_limit, to_numpy
-from vitc.frontend.sources import ImageSize, configuration, create, image_shape, preprocessing
+from vitc.frontend.sources import (
+    ImageSize,
+    configuration,
+    create,
+    image_shape,
+    preprocessing,
+    with_checkpoint,
+)
 from vitc.ir.graph import Graph
 from vitc.ir.op import Array
 
@@ -42,6 +49,7 @@ def import_model(
     *,
     image_size: ImageSize | None = None,
     features: bool = False,
+    checkpoint: str | Path | None = None,
     max_batch: int | None = None,
     name: str | None = None,
     **arguments: Any,
@@ -52,6 +60,8 @@ def import_model(
         evaluation mode, an ExportedProgram with a dynamic batch, or the path of a saved one (.pt2).
     image_size: height and width, or the side of a square; else the model's own.
     features: import forward_features in the place of forward.
+    checkpoint: a .safetensors, .pth or Google .npz file with the weights to use. An nn.Module is
+        copied for it, and stays as it is.
     max_batch: the largest batch that will run; an ExportedProgram may have been made for less.
     Raises UnsupportedModelError for a model that vitc cannot compile, naming every such operation
     with module path and source line; WeightsError for weights that cannot be had.
@@ -63,40 +73,40 @@ def import_model(
 
         name, model = name or Path(model).stem, torch.export.load(model)
     elif isinstance(model, str):
-        model = create(model, image_size=image_size, **arguments)
-        image_size = None
+        model = create(model, image_size=image_size, checkpoint=checkpoint, **arguments)
+        image_size = checkpoint = None
     elif arguments:
         raise TypeError(f"only a timm name takes {', '.join(arguments)}")
     if isinstance(model, nn.Module):
+        if checkpoint is not None:
+            model = with_checkpoint(model, checkpoint)
         return _import_module(model, image_size, features, name)
-    if features or image_size is not None:
+    if features or image_size is not None or checkpoint is not None:
         raise UnsupportedModelError(
-            "an ExportedProgram has its image size and outputs already",
-            hint="pass the nn.Module to choose image_size or features",
+            "an ExportedProgram has its image size, outputs and weights already",
+            hint="pass the nn.Module to choose image_size, features or checkpoint",
         )
-    return _import_exported(model, max_batch, name)
+    return _import_exported(model, max_batch, name or "exported")
 
 
 def _import_module(
     module: nn.Module, image_size: ImageSize | None, features: bool, name: str | None
 ) -> Imported:
     shape = image_shape(module, image_size)
-    name = name or configuration(module).get("architecture") or type(module).__name__
+    called = name or str(configuration(module).get("architecture") or type(module).__name__)
     program = export_module(module, shape, features=features)
-    graph = import_program(program, name)
-    return Imported(graph, _state(program), preprocessing(module, shape), name, module)
+    graph = import_program(program, called)
+    return Imported(graph, _state(program), preprocessing(module, shape), called, module)
 
 
-def _import_exported(program: ExportedProgram, max_batch: int | None, name: str | None) -> Imported:
-    name = name or "exported"
+def _import_exported(program: ExportedProgram, max_batch: int | None, name: str) -> Imported:
     limit = batch_limit(program)
-    graph = import_program(program, name)
     if max_batch is not None and limit is not None and max_batch > limit:
         raise UnsupportedModelError(
             f"'{name}' was exported for batches up to {limit}, not {max_batch}",
             hint="export it with a larger Dim('batch', max=...), or compile for a smaller batch",
         )
-    return Imported(graph, _state(program), {}, name, program)
+    return Imported(import_program(program, name), _state(program), {}, name, program)
 
 
 def _state(program: ExportedProgram) -> dict[str, Array]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vitc.errors import UnsupportedModelError
 from vitc.ir.graph import Port
 from vitc.ir.op import Array
@@ -21,7 +23,7 @@ _BATCH_HINT = (
 
 
 def to_dim(size: Any) -> Dim:
-    """A dimension that torch states as an int or a SymInt. Raises ValueError unless it is k or k*B."""
+    """A dimension, from an int or a SymInt. Raises ValueError unless it is k or k * B."""
     if isinstance(size, int):
         return size
     factor, rest = size.node.expr.as_coeff_Mul()
@@ -86,7 +88,7 @@ class Signature:
                 weights.append(ports[name])
             else:
                 constant: Any = program.constants[spec.target]
-                literals[name] = (spec.target, to_numpy(constant).copy())
+                literals[name] = (spec.target, np.array(to_numpy(constant)))
         _one_batch(inputs)
         kinds = [spec.kind for spec in program.graph_signature.output_specs]
         results = kinds.count(OutputKind.USER_OUTPUT)
@@ -130,6 +132,7 @@ def _one_batch(inputs: list[Port]) -> None:
 
 def batch_limit(program: ExportedProgram) -> int | None:
     """The largest batch that the program was exported for, None when there is no limit."""
-    limits = [bounds.upper for bounds in program.range_constraints.values()]
+    ranges: Any = getattr(program, "range_constraints")  # noqa: B009 - keys of unknown type
+    limits = [bounds.upper for bounds in ranges.values()]
     finite = [int(limit) for limit in limits if limit.is_Integer]
     return min(finite, default=None)

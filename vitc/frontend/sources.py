@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,12 +58,38 @@ def create(
         source = f"'{checkpoint}'" if checkpoint is not None else "timm's hub"
         raise WeightsError(
             f"'{name}' could not get its weights from {source}: {error}",
-            hint="pass a matching checkpoint=, or pretrained=False for random weights",
+            hint="give a checkpoint that fits, or for random weights the module itself: "
+            f"timm.create_model('{name}').eval()",
         ) from error
 
 
 def _overlay(checkpoint: Path) -> dict[str, Any]:
     """What makes timm load this file as if it were the model's pretrained weights."""
+    _check_file(checkpoint)
+    return {"file": str(checkpoint), "custom_load": checkpoint.suffix == ".npz"}
+
+
+def with_checkpoint(module: nn.Module, checkpoint: str | Path) -> nn.Module:
+    """A copy of the module with the checkpoint's weights, read by timm's loader.
+
+    Raises WeightsError for a file that is not there, of unknown kind, or of another model.
+    """
+    import timm
+
+    _check_file(Path(checkpoint))
+    copied = copy.deepcopy(module)
+    try:
+        load: Any = getattr(timm.models, "load_checkpoint")  # noqa: B009 - untyped in timm
+        load(copied, str(checkpoint))
+    except (RuntimeError, OSError, KeyError, ValueError, NotImplementedError) as error:
+        raise WeightsError(
+            f"'{checkpoint}' does not fit {type(module).__name__}: {error}",
+            hint="compile the model by its timm name to have checkpoints converted",
+        ) from error
+    return copied
+
+
+def _check_file(checkpoint: Path) -> None:
     if not checkpoint.is_file():
         raise WeightsError(f"there is no checkpoint '{checkpoint}'")
     if checkpoint.suffix not in _CHECKPOINTS:
@@ -70,7 +97,6 @@ def _overlay(checkpoint: Path) -> dict[str, Any]:
             f"checkpoint '{checkpoint}' is none of {', '.join(_CHECKPOINTS)}",
             hint="load it into the nn.Module yourself and compile that",
         )
-    return {"file": str(checkpoint), "custom_load": checkpoint.suffix == ".npz"}
 
 
 def as_pair(image_size: ImageSize) -> tuple[int, int]:
@@ -98,13 +124,13 @@ def image_shape(module: nn.Module, image_size: ImageSize | None) -> tuple[int, i
             hint="call model.set_input_size(img_size=...) first, or compile it by its timm name",
         )
     config = configuration(module).get("input_size")
-    size = wanted or (as_pair(fixed) if fixed is not None else None) or (config and config[1:])
-    if not size:
+    known: Any = fixed if fixed is not None else config and tuple(config)[1:]
+    if wanted is None and not known:
         raise UnsupportedModelError(
             f"nothing says which image size {type(module).__name__} takes",
             hint="pass image_size=(height, width)",
         )
-    return (_channels(module), *as_pair(tuple(size)))
+    return (_channels(module), *(wanted or as_pair(known)))
 
 
 def _channels(module: nn.Module) -> int:
@@ -130,9 +156,10 @@ def preprocessing(module: object, shape: tuple[int, int, int]) -> dict[str, Any]
     """
     if not configuration(module):
         return {}
-    from timm.data.config import resolve_data_config
+    from timm import data
 
-    resolved = resolve_data_config({}, pretrained_cfg=dict(configuration(module)))
+    resolve: Any = getattr(data, "resolve_data_config")  # noqa: B009 - untyped in timm
+    resolved: dict[str, Any] = resolve({}, pretrained_cfg=dict(configuration(module)))
     return {**resolved, "input_size": shape}
 
 

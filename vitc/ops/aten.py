@@ -12,7 +12,7 @@ computes nothing. `Unsupported` says which argument it cannot follow. None of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -58,8 +58,8 @@ class Context(Builder):
         return self.results[0].shape
 
     @contextmanager
-    def part(self, suffix: str) -> Iterator[None]:
-        """Names what is emitted inside after a part of the call, so that its result keeps `hint`."""
+    def part(self, suffix: str) -> Generator[None]:
+        """What is emitted inside is named after a part of the call; its result keeps `hint`."""
         hint = self.hint
         self.hint = f"{hint}.{suffix}" if hint else suffix
         try:

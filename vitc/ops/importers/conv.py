@@ -28,9 +28,7 @@ def conv2d(
         last = b.permute(weight, (0, 2, 3, 1))
     steps = () if bias is None else (Step("add", 2),)
     pads = _conv_padding(padding, weight, pair(dilation))
-    conv = Conv2d(
-        steps, stride=pair(stride), padding=pads, dilation=pair(dilation), groups=groups
-    )
+    conv = Conv2d(steps, stride=pair(stride), padding=pads, dilation=pair(dilation), groups=groups)
     operands = () if bias is None else (bias,)
     return b.channels_first(b.emit(conv, b.channels_last(x), last, *operands))
 

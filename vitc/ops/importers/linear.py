@@ -47,11 +47,10 @@ def attention(
         refuse(not attn_mask.type.dtype.is_float, "attention with a mask of bools")
     if is_causal:
         attn_mask = _causal(b, q, k)
-    if scale is None:
-        scale = size_of(q.shape[-1], "head dimension") ** -0.5
+    factor = size_of(q.shape[-1], "head dimension") ** -0.5 if scale is None else scale
     if attn_mask is None:
-        return b.emit(Attention(scale=scale), q, k, v)
-    return b.emit(Attention(scale=scale, bias=True), q, k, v, attn_mask)
+        return b.emit(Attention(scale=factor), q, k, v)
+    return b.emit(Attention(scale=factor, bias=True), q, k, v, attn_mask)
 
 
 def _causal(b: Context, q: Value, k: Value) -> Value:
