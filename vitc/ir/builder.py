@@ -44,6 +44,7 @@ class Builder:
     def __init__(self, taken: Iterable[str] = ()) -> None:
         self.nodes: list[Node] = []
         self.taken = set(taken)
+        self.types: dict[str, TensorType] = {}  # of the values made here
         self.loc = ""
         self.hint = ""
 
@@ -62,6 +63,7 @@ class Builder:
         hint = self.hint or op.name
         names = [self.fresh(hint if i == 0 else f"{hint}.stats") for i in range(len(types))]
         self.nodes.append(Node(op, tuple(v.name for v in inputs), tuple(names), self.loc))
+        self.types.update(zip(names, types, strict=True))
         return tuple(Value(name, type_) for name, type_ in zip(names, types, strict=True))
 
     def emit(self, op: Op, *inputs: Value) -> Value:

@@ -1,0 +1,1 @@
+"""Passes: what turns the graph that a model was imported as into the graph that kernels run."""

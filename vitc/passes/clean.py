@@ -1,0 +1,168 @@
+"""Clean-up: moves composed, duplicates and identities dropped, pointwise work merged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vitc.ir.builder import Value
+from vitc.ir.graph import Graph, Node
+from vitc.ir.index_map import Reshape, Slice
+from vitc.ops import Concat, Fused, Linear, Move, Norm, Pointwise, Step
+from vitc.passes.maps import canonical, is_bijective, keeps_columns
+from vitc.passes.options import PassOptions
+from vitc.passes.permutes import PERMUTE_RULES
+from vitc.passes.rewrite import Match, Replacement, rewrite, rule
+from vitc.passes.steps import Bound, bound_steps, emit_steps, main_operands
+
+
+@rule("move(move(x, m1), m2) = move(x, m2 after m1)")
+def compose_moves(match: Match, node: Node) -> Replacement:
+    inner = match.producer(node.inputs[0], Move) if isinstance(node.op, Move) else None
+    if inner is None or not isinstance(node.op, Move):
+        return None
+    composed = canonical(inner[1].map.compose(node.op.map))
+    return match.build.emit(Move(composed), match.value(inner[0].inputs[0]))
+
+
+@rule("move(x, m) = move(x, canonical form of m)")
+def canonical_move(match: Match, node: Node) -> Replacement:
+    if not isinstance(node.op, Move) or (form := canonical(node.op.map)) == node.op.map:
+        return None
+    return match.build.emit(Move(form), match.value(node.inputs[0]))
+
+
+@rule("move(x, nothing) = x;  pointwise(x) without steps = x;  concat(x) = x")
+def drop_identity(match: Match, node: Node) -> Replacement:
+    if len(node.inputs) != 1 or match.types[node.inputs[0]] != match.types[node.output]:
+        return None
+    empty = (
+        (isinstance(node.op, Move) and not canonical(node.op.map).views)
+        or (isinstance(node.op, Pointwise) and not node.op.steps and not node.op.stats)
+        or isinstance(node.op, Concat)
+    )
+    return match.value(node.inputs[0]) if empty else None
+
+
+@rule("f(x); f(x) = f(x)")
+def share_equal(match: Match, node: Node) -> Replacement:
+    twin = match.twin(node)
+    return None if twin is None else tuple(match.value(name) for name in twin.outputs)
+
+
+@rule("pointwise(pointwise(x, s1), s2) = pointwise(x, s1 s2)")
+def merge_pointwise(match: Match, node: Node) -> Replacement:
+    inner = match.producer(node.inputs[0], Pointwise) if isinstance(node.op, Pointwise) else None
+    if inner is None or not isinstance(node.op, Pointwise):
+        return None
+    before, op = inner
+    if op.stats or op.dtype is not None or not match.single_use(before.output):
+        return None
+    steps = bound_steps(match, before, op) + bound_steps(match, node, node.op)
+    return emit_steps(match.build, node.op, main_operands(match, before, op), steps)
+
+
+@rule("scale(a) scale(b) = scale(ab);  shift(a) shift(b) = shift(a + b);  scale(1) = shift(0) = ()")
+def merge_constant_steps(match: Match, node: Node) -> Replacement:
+    if not isinstance(node.op, Fused):
+        return None
+    merged = _merged(node.op.steps)
+    if merged == node.op.steps:
+        return None
+    return match.build.emit_all(replace(node.op, steps=merged), *match.values(node))
+
+
+def _merged(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    merged: list[Step] = []
+    for step in steps:
+        kind = step.kind
+        if kind == "neg":
+            kind, step = "scale", Step("scale", None, (-1.0,))
+        if merged and merged[-1].kind == kind and kind in ("scale", "shift"):
+            (a,), (b,) = merged.pop().values, step.values
+            step = Step(kind, None, (a * b if kind == "scale" else a + b,))
+        if (kind, step.values) not in (("scale", (1.0,)), ("shift", (0.0,))):
+            merged.append(step)
+    return tuple(merged)
+
+
+@rule("reshape(f(x)) = f(reshape(x)) for f that works on rows")
+def reshape_first(match: Match, node: Node) -> Replacement:
+    """Lets a reshape reach the move that reads memory anyway, so that steps find their op."""
+    if not isinstance(node.op, Move) or not is_bijective(node.op.map):
+        return None
+    made = match.producer(node.inputs[0], Fused)
+    views = canonical(node.op.map).views
+    if made is None or len(views) != 1 or not isinstance(views[0], Reshape):
+        return None
+    source, op = made
+    fits = isinstance(op, Linear | Norm | Pointwise) and not op.stats
+    if not (fits and keeps_columns(node.op.map) and match.single_use(source.output)):
+        return None
+    shape, target = match.types[source.output].shape, views[0].shape
+    mains, steps = main_operands(match, source, op), bound_steps(match, source, op)
+    if mains[0].shape[:-1] != shape[:-1] or any(step.kind == "row_rstd" for step in steps):
+        return None
+    reshaped: list[Bound] = []
+    for step in steps:
+        operand = step.operand
+        if operand is not None and operand.shape == shape:
+            operand = match.build.reshape(operand, target)
+        elif operand is not None and any(dim != 1 for dim in operand.shape[:-1]):
+            return None
+        elif operand is not None and len(operand.shape) > 1:
+            operand = match.build.reshape(operand, operand.shape[-1:])
+        reshaped.append(replace(step, operand=operand))
+    match.build.loc = source.loc
+    x = match.build.reshape(mains[0], (*target[:-1], mains[0].shape[-1]))
+    return emit_steps(match.build, op, (x, *mains[1:]), reshaped)
+
+
+@rule("concat(concat(a, b), c) = concat(a, b, c)")
+def flatten_concat(match: Match, node: Node) -> Replacement:
+    if not isinstance(node.op, Concat):
+        return None
+    parts: list[Value] = []
+    for name in node.inputs:
+        inner = match.producer(name, Concat)
+        nested = inner is not None and inner[1].axis == node.op.axis
+        parts += map(match.value, inner[0].inputs if inner and nested else (name,))
+    return match.build.emit(node.op, *parts) if len(parts) > len(node.inputs) else None
+
+
+@rule("slice(concat(a, b)) = a, where the slice takes just a")
+def slice_of_concat(match: Match, node: Node) -> Replacement:
+    made = match.producer(node.inputs[0], Concat) if isinstance(node.op, Move) else None
+    views = node.op.map.views if isinstance(node.op, Move) else ()
+    if made is None or not views or not isinstance(views[0], Slice):
+        return None
+    joined, cut, start = made[0], views[0], 0
+    if cut.axis != made[1].axis or not isinstance(node.op, Move):
+        return None
+    for part in map(match.value, joined.inputs):
+        size = part.type.shape[cut.axis]
+        assert isinstance(size, int)
+        if start <= cut.start and cut.stop <= start + size:
+            inner = Slice(cut.axis, cut.start - start, cut.stop - start, cut.step)
+            moved = canonical(replace(node.op.map, shape=part.shape, views=(inner, *views[1:])))
+            return match.build.emit(Move(moved), part)
+        start += size
+    return None
+
+
+RULES = (
+    compose_moves,
+    drop_identity,
+    canonical_move,
+    share_equal,
+    merge_pointwise,
+    merge_constant_steps,
+    reshape_first,
+    flatten_concat,
+    slice_of_concat,
+    *PERMUTE_RULES,
+)
+
+
+def clean(graph: Graph, options: PassOptions) -> Graph:
+    """No move reads a move, equal nodes are one, no pointwise reads its own pointwise."""
+    return rewrite(graph, options.enabled(RULES), check=options.check)

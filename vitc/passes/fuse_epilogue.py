@@ -1,0 +1,83 @@
+"""Elementwise work rides on the op that makes its operand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vitc.ir.graph import Graph, Node
+from vitc.ops import (
+    Attention,
+    Conv2d,
+    Fused,
+    GroupNorm,
+    Linear,
+    MatMul,
+    Norm,
+    Pointwise,
+    Pool2d,
+    Reduce,
+)
+from vitc.passes.options import PassOptions
+from vitc.passes.rewrite import Match, Replacement, rewrite, rule
+from vitc.passes.steps import Bound, bound_steps, emit_steps, is_plain, main_operands
+
+CARRIERS = (Linear, Conv2d, MatMul, Attention, Norm, GroupNorm, Pool2d, Reduce)
+# x (kind) o, told from the other side.
+SWAPPED = {
+    "add": "add",
+    "mul": "mul",
+    "sub": "rsub",
+    "rsub": "sub",
+    "div": "rdiv",
+    "rdiv": "div",
+    "maximum": "maximum",
+    "minimum": "minimum",
+}
+
+
+def _carrier(match: Match, name: str) -> tuple[Node, Fused] | None:
+    """The node that makes the value when steps can be appended to it."""
+    made = match.producer(name, Fused)
+    fits = made is not None and isinstance(made[1], CARRIERS) and is_plain(made[1])
+    return made if fits and match.single_use(name) and not match.is_constant(name) else None
+
+
+@rule("pointwise(f(x), s) = f(x, s)")
+def fuse_steps(match: Match, node: Node) -> Replacement:
+    if not isinstance(node.op, Pointwise):
+        return None
+    made = _carrier(match, node.inputs[0])
+    if made is None or match.types[node.output].shape != match.types[node.inputs[0]].shape:
+        return None
+    source, op = made
+    carrier = replace(op, stats=node.op.stats, dtype=node.op.dtype)
+    steps = bound_steps(match, source, op) + bound_steps(match, node, node.op)
+    match.build.loc = source.loc or node.loc
+    return emit_steps(match.build, carrier, main_operands(match, source, op), steps)
+
+
+@rule("pointwise(x, f(y)) add = pointwise(f(y), x) add")
+def swap_operands(match: Match, node: Node) -> Replacement:
+    """Turns a sum round when only its second operand can carry it."""
+    if not isinstance(node.op, Pointwise) or not node.op.steps:
+        return None
+    first, *rest = bound_steps(match, node, node.op)
+    if first.operand is None or first.kind not in SWAPPED:
+        return None
+    x, other = match.value(node.inputs[0]), first.operand
+    if other.type != match.types[node.output] or _carrier(match, other.name) is None:
+        return None
+    if _carrier(match, x.name) is not None and x.shape == other.shape:
+        return None
+    if any(step.operand == other for step in rest):
+        return None
+    swapped = Bound(SWAPPED[first.kind], x)
+    return emit_steps(match.build, node.op, (other,), [swapped, *rest])
+
+
+RULES = (fuse_steps, swap_operands)
+
+
+def fuse_epilogue(graph: Graph, options: PassOptions) -> Graph:
+    """No pointwise is left that could ride on the one op that makes its operand."""
+    return rewrite(graph, options.enabled(RULES), check=options.check)
