@@ -10,9 +10,8 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,7 +88,12 @@ BFLOAT16 = """
 struct element {
   uint16_t bits;
   element(float value) { uint32_t u; __builtin_memcpy(&u, &value, 4); bits = u >> 16; }
-  operator float() const { uint32_t u = uint32_t(bits) << 16; float v; __builtin_memcpy(&v, &u, 4); return v; }
+  operator float() const {
+    uint32_t u = uint32_t(bits) << 16;
+    float v;
+    __builtin_memcpy(&v, &u, 4);
+    return v;
+  }
 };
 """
 
@@ -116,7 +120,7 @@ def manifest(dtype: str = "float32") -> dict[str, Any]:
     port = {"name": "x", "dtype": dtype, "shape": ["B", *SHAPE]}
     return {
         "format": 1,
-        "name": "toy é \"quoted\" \\ ??/",
+        "name": 'toy é "quoted" \\ ??/',
         "target": "cpu",
         "inputs": [port],
         "outputs": [
@@ -181,28 +185,49 @@ def source(dtype: str = "float32", manifest_text: str | None = None) -> ModelSou
     )
 
 
+class Sources(NamedTuple):
+    """The files of the toy."""
+
+    model: Path
+    kernels: Path
+
+
+def write_sources(
+    folder: Path, dtype: str = "float32", manifest_text: str | None = None, more_code: str = ""
+) -> Sources:
+    """Writes the toy's C++; kernels are to be compiled once with each -DVITC_ISA."""
+    sources = Sources(folder / "model.cc", folder / "kernels.cc")
+    sources.model.write_text(render_model(source(dtype, manifest_text)))
+    element = BFLOAT16 if dtype == "bfloat16" else "using element = float;\n"
+    head = '#include <stdint.h>\n#include "vitc/kernel.h"\n' + element
+    sources.kernels.write_text(head + KERNELS + more_code)
+    return sources
+
+
 def build_elf(
     folder: Path,
     *,
     dtype: str = "float32",
     manifest_text: str | None = None,
-    defines: tuple[str, ...] = (),
-    edit_source: Callable[[ModelSource], ModelSource] = replace,
+    model_defines: tuple[str, ...] = (),
+    more_code: str = "",
 ) -> Path:
     """Compiles the toy with plain g++; the result has no weights yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    model, kernels, elf = folder / "model.cc", folder / "kernels.cc", folder / "toy.elf"
-    model.write_text(render_model(edit_source(source(dtype, manifest_text))))
-    element = BFLOAT16 if dtype == "bfloat16" else "using element = float;\n"
-    head = '#include <stdint.h>\n#include "vitc/kernel.h"\n' + element
-    kernels.write_text(head + KERNELS)
+    model, kernels = write_sources(folder, dtype, manifest_text, more_code)
+    elf = folder / "toy.elf"
     flags = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
-    compiler = (os.environ.get("CXX", "g++"), *flags, f"-I{TEMPLATES / 'include'}", *defines)
+    compiler = (os.environ.get("CXX", "g++"), *flags, f"-I{TEMPLATES / 'include'}")
     objects: list[str] = []
     # Without vector flags: the two variants differ in name only, so that the tests run anywhere.
-    for text, name, isa in ((model, "model", "avx2"), (kernels, "a", "avx2"), (kernels, "b", "avx512")):
-        objects.append(str(folder / f"{name}.o"))
-        command = [*compiler, f"-DVITC_ISA={isa}", "-c", str(text), "-o", objects[-1]]
+    todo = (
+        (model, model_defines),
+        (kernels, ("-DVITC_ISA=avx2",)),
+        (kernels, ("-DVITC_ISA=avx512",)),
+    )
+    for index, (text, defines) in enumerate(todo):
+        objects.append(str(folder / f"{index}.o"))
+        command = [*compiler, *defines, "-c", str(text), "-o", objects[-1]]
         subprocess.run(command, check=True)
     exports = f"-Wl,--version-script={TEMPLATES / 'exports.map'}"
     link = [compiler[0], "-shared", "-Wl,-z,defs", exports, *objects, "-o", str(elf)]

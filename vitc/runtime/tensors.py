@@ -98,7 +98,7 @@ class TorchFamily:
             )
         if value.requires_grad and self._torch.is_grad_enabled():
             raise InputError(
-                f"{port.kind} '{port.name}' requires a gradient, and a compiled library computes none",
+                f"{port.kind} '{port.name}' requires a gradient, which a library cannot compute",
                 hint="pass x.detach(), or call under torch.no_grad()",
             )
         name = _canonical(str(value.dtype).removeprefix("torch."))
@@ -221,7 +221,9 @@ def _from_dlpack_of(value: Any) -> Any:
 
 
 def _wrong_dtype(port: PortInfo, given: str, hint: str) -> InputError:
-    message = f"{port.kind} '{port.name}' is {given}, the library was compiled for {port.dtype.name}"
+    message = (
+        f"{port.kind} '{port.name}' is {given}, the library was compiled for {port.dtype.name}"
+    )
     return InputError(message, hint=hint)
 
 

@@ -13,8 +13,15 @@ struct DtypeInfo {
   uint64_t bytes;
 };
 
-// `dtype` is an int because a caller may put anything into the enum.
-inline DtypeInfo dtype_info(int dtype) {
+// Callers may have put anything into the enum, and C++ does not let one load it as such then.
+inline int32_t dtype_code(const vitc_tensor& tensor) {
+  static_assert(sizeof(vitc_dtype) == sizeof(int32_t));
+  int32_t code;
+  std::memcpy(&code, &tensor.dtype, sizeof code);
+  return code;
+}
+
+inline DtypeInfo dtype_info(int32_t dtype) {
   constexpr DtypeInfo kKnown[] = {{"float32", 4}, {"float16", 2},     {"bfloat16", 2},
                                   {"int8", 1},    {"float8_e4m3", 1}, {"uint8", 1},
                                   {"int32", 4},   {"int64", 8}};
@@ -60,9 +67,9 @@ class CallChecker {
   }
 
   void check_tensor(const char* kind, const Port& port, const vitc_tensor& tensor) {
-    if (static_cast<int>(tensor.dtype) != static_cast<int>(port.dtype)) {
+    if (const int32_t given = dtype_code(tensor); given != port.dtype) {
       fail(VITC_INVALID_ARGUMENT, "%s '%s' is %s, the library was compiled for %s", kind, port.name,
-           dtype_info(tensor.dtype).name, dtype_info(port.dtype).name);
+           dtype_info(given).name, dtype_info(port.dtype).name);
     }
     if (tensor.rank != port.rank) {
       std::string dims;
