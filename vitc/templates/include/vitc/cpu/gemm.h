@@ -1,50 +1,16 @@
 // out = epilogue(A * W^T): A [M, K] through a row functor, W [N, K] packed in panels of 32 columns.
 //
-// The work is cut into blocks of rows (A's share of L2) times groups of panels. Each worker owns a
-// contiguous range of these tasks, block by block, and when it is done takes over tasks of others:
-// rows are copied and row states computed once per block and worker, and unequal cores still finish
-// together.
+// The work is cut into blocks of rows (A's share of L2) times groups of panels; a worker goes
+// through its blocks one by one, so rows are copied and row states computed once per block.
 #pragma once
-#include "vitc/cpu/executor.h"
 #include "vitc/cpu/math.h"
 #include "vitc/cpu/operands.h"
+#include "vitc/cpu/tasks.h"
 #include "vitc/cpu/tile.h"
 #include "vitc/kernel.h"
 
 namespace vitc {
 inline namespace VITC_ISA {
-
-// A worker's range of tasks, alone in its cache line.
-struct alignas(64) TaskRange {
-  int64_t next, end;
-};
-
-VITC_INLINE void split_tasks(TaskRange* ranges, int64_t tasks, int workers) {
-  for (int w = 0; w < workers; ++w)
-    ranges[w] = {tasks * w / workers, tasks * (w + 1) / workers};
-}
-
-// The worker's own next task, or one of another worker's; -1 when none is left.
-VITC_INLINE int64_t claim_task(TaskRange* ranges, int worker, int workers) {
-  for (int i = 0; i < workers; ++i) {
-    TaskRange& range = ranges[worker + i < workers ? worker + i : worker + i - workers];
-    if (__atomic_load_n(&range.next, __ATOMIC_RELAXED) >= range.end) continue;
-    const int64_t task = __atomic_fetch_add(&range.next, 1, __ATOMIC_RELAXED);
-    if (task < range.end) return task;
-  }
-  return -1;
-}
-
-template <class A, class B>
-constexpr bool kSameType = false;
-template <class A>
-constexpr bool kSameType<A, A> = true;
-
-// Elements between packed rows: an odd number of cache lines, so that the rows of a tile, which are
-// read side by side, fall into different sets of L1.
-constexpr int64_t packed_stride(int64_t elements, int64_t size) {
-  return ((elements * size + 63) / 64 | 1) * 64 / size;
-}
 
 template <int64_t kN, int64_t kK, class Rows, class W, class Epilogue>
 struct Gemm {
@@ -106,7 +72,7 @@ struct Gemm {
     parallel_for(call.exec, workers, [&](int64_t w, int) {
       Worker& worker = state[w];
       int64_t current = -1;
-      for (int64_t task; (task = claim_task(ranges, int(w), workers)) >= 0;) {
+      for (int64_t task; (task = claim_task(ranges, w, workers)) >= 0;) {
         const int64_t block = task / kGroups, first = block * block_rows;
         const int64_t count = min_of(block_rows, m - first);
         if (block != current) begin_block(worker, rows, epilogue, first, count);
@@ -118,12 +84,10 @@ struct Gemm {
     return 0;
   }
 
- private:
-  // Rows after the full tiles. One is multiplied alone; more are copied and padded with zero rows.
-  static VITC_INLINE int64_t padded_tail(int64_t tail) {
-    return tail <= 1 ? tail : tail <= kSmallRows ? kSmallRows : kTileRows;
-  }
+  // ---- pieces, for kernels that bring their own loop over blocks (matmul.h) -------------------
 
+  // Prepares rows [first, first + count): their states, and the copies of those not read in place.
+  // The rows after the last full tile are copied in any case, to be padded with zero rows.
   [[gnu::noinline]] static void begin_block(Worker& worker, const Rows& rows,
                                             const Epilogue& epilogue, int64_t first,
                                             int64_t count) {
@@ -135,9 +99,10 @@ struct Gemm {
       rows.copy_row(first + i, dst);
       if constexpr (kK % P::kStep != 0) fill_zero(dst + kK, 1);
     }
-    fill_zero(dst, (padded_tail(tail) - tail) * kStride);
+    if (tail != 0) fill_zero(dst, (padded_rows(tail) - tail) * kStride);
   }
 
+  // Panels [panel, panel + kGroup) of those rows.
   [[gnu::noinline]] static void run_panels(Worker& worker, const Rows& rows, const W* weights,
                                            const Epilogue& epilogue, int64_t first, int64_t count,
                                            int64_t panel) {
@@ -159,14 +124,8 @@ struct Gemm {
         next += kSteps * kFetched;
         if (next >= next_end) next = reinterpret_cast<const char*>(b);
       }
-      if (tail == 0) {
-      } else if (tail == 1) {
-        multiply_tile<W, 1, kStride>(last, b, kSteps, worker.tile, next);
-      } else if (tail <= kSmallRows) {
-        multiply_tile<W, kSmallRows, kStride>(last, b, kSteps, worker.tile, next);
-      } else {
-        multiply_tile<W, kTileRows, kStride>(last, b, kSteps, worker.tile, next);
-      }
+      if (tail == 0) continue;
+      multiply_rows<W, kStride>(tail, last, b, kSteps, worker.tile, next);
       finish_tile(worker.tile, worker.rows + full, tail, epilogue, panel);
     }
     if constexpr (Epilogue::kSlice != 0) {

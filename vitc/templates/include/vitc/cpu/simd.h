@@ -45,6 +45,11 @@ template <class T>
 VITC_INLINE constexpr T max_of(T a, T b) {
   return a < b ? b : a;
 }
+template <class A, class B>
+constexpr bool kSameType = false;
+template <class A>
+constexpr bool kSameType<A, A> = true;
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 

@@ -13,6 +13,12 @@ constexpr int kPanel = 32;  // columns of a packed panel, the same for every ISA
 constexpr int kTileRows = kLanes == 16 ? 12 : 6;
 constexpr int kSmallRows = kTileRows / 2;  // for the last rows, padded with zero rows
 
+// Elements between packed rows: an odd number of cache lines, so that the rows of a tile, which are
+// read side by side, fall into different sets of L1.
+constexpr int64_t packed_stride(int64_t elements, int64_t size) {
+  return ((elements * size + 63) / 64 | 1) * 64 / size;
+}
+
 // How a panel of weights type W meets A. Operand: what A is stored as where the tile reads it.
 // kStep: values of k per 32-column step of the panel.
 template <class W>
@@ -79,15 +85,17 @@ struct Product<bf16> {
 #endif
   template <int kRows, int64_t kStride>
   static VITC_INLINE void step(const float* a, const bf16* b, Vec (&acc)[kRows][2]) {
-    const Vec p0 = bits(b), p1 = bits(b + 2 * kLanes);
-    Vec b0 = even(p0), b1 = even(p1);
+    Vec b0 = even(bits(b)), b1 = even(bits(b + 2 * kLanes));
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vec x = splat(a[r * kStride]);
       acc[r][0] = fma(x, b0, acc[r][0]);
       acc[r][1] = fma(x, b1, acc[r][1]);
     }
-    b0 = odd(p0), b1 = odd(p1);
+    // Loaded again: keeping both halves of the pair alive would spill on AVX2.
+    const bf16* again = b;
+    asm("" : "+r"(again));
+    b0 = odd(bits(again)), b1 = odd(bits(again + 2 * kLanes));
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vec x = splat(a[r * kStride + 1]);
@@ -98,12 +106,12 @@ struct Product<bf16> {
 };
 #endif
 
-// tile[kRows][32] = A * panel. a: rows kStride apart; steps: ceil(K / kStep), the k beyond K being
-// zero in the panel and finite in A. While the FMAs run, kFetched bytes per step are brought from
+// tile = A * panel, kRows x 32, rows of the tile kOut apart. a: rows kStride apart; steps: ceil(K /
+// kStep), the k beyond K being zero in the panel and finite in A. While the FMAs run, kFetched bytes per step are brought from
 // `next` into L2: a quarter of the next panel, if that is what it points to.
 constexpr int64_t kFetched = 32;
 
-template <class W, int kRows, int64_t kStride>
+template <class W, int kRows, int64_t kStride, int64_t kOut = kPanel>
 [[gnu::noinline]] void multiply_tile(const typename Product<W>::Operand* a, const W* panel,
                                      int64_t steps, float* tile, const void* next) {
   using P = Product<W>;
@@ -122,10 +130,27 @@ template <class W, int kRows, int64_t kStride>
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      store(tile + r * kPanel + half * 2 * kLanes, acc[r][0]);
-      store(tile + r * kPanel + half * 2 * kLanes + kLanes, acc[r][1]);
+      store(tile + r * kOut + half * 2 * kLanes, acc[r][0]);
+      store(tile + r * kOut + half * 2 * kLanes + kLanes, acc[r][1]);
     }
   }
+}
+
+// Rows that a tile of `rows` rows (1..kTileRows) computes: A must be readable, and finite, up to it.
+VITC_INLINE constexpr int64_t padded_rows(int64_t rows) {
+  return rows <= 1 ? rows : rows <= kSmallRows ? kSmallRows : kTileRows;
+}
+
+// The same for a number of rows known at run time.
+template <class W, int64_t kStride, int64_t kOut = kPanel>
+VITC_INLINE void multiply_rows(int64_t rows, const typename Product<W>::Operand* a, const W* panel,
+                               int64_t steps, float* tile, const void* next) {
+  if (rows > kSmallRows)
+    multiply_tile<W, kTileRows, kStride, kOut>(a, panel, steps, tile, next);
+  else if (rows > 1)
+    multiply_tile<W, kSmallRows, kStride, kOut>(a, panel, steps, tile, next);
+  else
+    multiply_tile<W, 1, kStride, kOut>(a, panel, steps, tile, next);
 }
 
 }  // namespace VITC_ISA
