@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 INCLUDE = Path(__file__).resolve().parents[3] / "vitc" / "templates" / "include"
 SCHEDULES = ("forward", "reverse")
 FLAGS = tuple(
-    "-std=c++17 -O2 -march=x86-64-v3 -fPIC -shared -g1 -fstack-clash-protection".split()
+    "-std=c++17 -O1 -march=x86-64-v3 -fPIC -shared -g1 -fstack-clash-protection".split()
     + "-Wall -Wextra -Werror -DVITC_EMULATE".split()
 )
 EXPORTS = """
