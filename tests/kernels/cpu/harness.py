@@ -94,7 +94,8 @@ class KernelLibrary:
     def __init__(self, source: str, names: list[str], isa: str, flags: tuple[str, ...] = ()) -> None:
         self.isa = isa
         host = HOST + "".join(ENTRY % {"name": name, "isa": isa} for name in names)
-        objects = [_compile(source, isa, flags), _compile(host, None)]
+        self.object_path = _compile(source, isa, flags)
+        objects = [self.object_path, _compile(host, None)]
         stem = hashlib.sha256("".join(map(str, objects)).encode()).hexdigest()[:20]
         path = _cache_dir() / f"{stem}.so"
         if not path.exists():

@@ -86,7 +86,7 @@ def test_extremes(isa: str) -> None:
 
 
 def test_bf16_rounds_to_nearest_even(isa: str, rng: np.random.Generator) -> None:
-    source = SOURCE.replace("float* out;", "bf16* out;") + "ENTRY(identity)\n"
+    source = SOURCE.replace("float* out;", "bf16* out;").replace("arg<float>", "arg<bf16>") + "ENTRY(identity)\n"
     library = h.KernelLibrary(source, ["k_identity"], isa)
     bits = rng.integers(0, 2**32, 4000, dtype=np.uint64).astype(np.uint32)
     bits[:4] = [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0xFF800000]  # ties, overflow, -infinity

@@ -295,6 +295,12 @@ VITC_DEVICE T maximum(T a, T b) {
 }
 constexpr VITC_HOST_DEVICE int divide_up(int a, int b) { return (a + b - 1) / b; }
 
+// A number as a type, for arguments of generic lambdas.
+template <int kValue>
+struct Int {
+  static constexpr int value = kValue;
+};
+
 // Sum or maximum over groups of `width` lanes; every lane receives it.
 template <int kWidth = kWarp>
 VITC_DEVICE float warp_sum(float value) {
