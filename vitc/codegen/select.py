@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vitc.codegen.kernel import Kernel, KernelCall, Operand, Site, Target
+from vitc.codegen.kernel import Kernel, KernelCall, Operand, Packing, Site, Target
 from vitc.errors import UnsupportedModelError, UnsupportedOp
 from vitc.ir.builder import Builder, Value
 from vitc.ir.graph import Graph, Node
@@ -36,7 +36,7 @@ class Selection:
                     )
             for operand in call.outputs:
                 if not operand.is_dense:
-                    lines.append(f"{where} stores %{operand.value} through its map")
+                    lines += [f"{where} stores %{operand.value} through its map"]
         return lines
 
 
@@ -114,12 +114,13 @@ class _Selector:
 
     def _view(self, node: Node) -> None:
         assert isinstance(node.op, Move)
-        source = self.seen[node.inputs[0]]
+        name = node.inputs[0]
+        source = self.seen[name] if name in self.seen else self._constant(name, None)
         self.seen[node.output] = replace(source, map=source.map.compose(node.op.map))
 
     def _call(self, kernel: Kernel, site: Site) -> None:
         inputs = tuple(
-            self._constant(kernel, site, index)
+            self._constant(site.node.inputs[index], kernel.packing(site, index))
             if site.constant[index]
             else self._readable(kernel, site, index)
             for index in range(len(site.inputs))
@@ -177,10 +178,8 @@ class _Selector:
         self.seen[name] = Operand.dense(name, type_)
         return self.seen[name]
 
-    def _constant(self, kernel: Kernel, site: Site, index: int) -> Operand:
-        """Constant operand `index` in the form that the kernel reads."""
-        name = site.node.inputs[index]
-        packing = kernel.packing(site, index)
+    def _constant(self, name: str, packing: Packing | None) -> Operand:
+        """A constant in the form that its reader wants."""
         key = (name, packing.name if packing else "")
         if key not in self.packed:
             value = Value(name, self.graph.types[name])

@@ -76,10 +76,13 @@ class Graph:
 
     @cached_property
     def constants(self) -> frozenset[str]:
-        """Values that do not depend on any input: weights, literals and what is made of them."""
+        """Values that depend on no input and not on the batch: weights, literals, what is made of
+        them.
+        """
         known = {port.name for port in self.weights}
         for node in self.nodes:
-            if all(name in known for name in node.inputs):
+            fixed = not any(self.types[name].batched for name in node.outputs)
+            if fixed and all(name in known for name in node.inputs):
                 known.update(node.outputs)
         return frozenset(known)
 

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from vitc.codegen.kernel import Kernel, Target
 from vitc.codegen.sources import Source
 from vitc.codegen.targets.cpu.attention import CpuAttention
-from vitc.codegen.targets.cpu.gemm import Gemm
+from vitc.codegen.targets.cpu.gemm import CpuGemm
+from vitc.codegen.targets.cpu.matmul import CpuMatMul
+from vitc.codegen.targets.cpu.reduce import CpuGroupNorm, CpuReduce
+from vitc.codegen.targets.cpu.rowwise import CpuConcat, CpuNorm, CpuPointwise, CpuSoftmax
+from vitc.codegen.targets.cpu.window import CpuConv2d, CpuPool2d
 from vitc.ir.types import DType
 
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c")
@@ -32,7 +36,19 @@ class CpuTarget(Target):
     isas: tuple[str, ...] = ("avx2", "avx512", "avx512bf16")
     dtypes = (DType.FLOAT32, DType.BFLOAT16)
     stats_width = 64
-    kernels: tuple[Kernel, ...] = (Gemm(), CpuAttention())
+    kernels: tuple[Kernel, ...] = (
+        CpuGemm(),
+        CpuAttention(),
+        CpuConv2d(),
+        CpuNorm(),
+        CpuPointwise(),
+        CpuSoftmax(),
+        CpuReduce(),
+        CpuPool2d(),
+        CpuGroupNorm(),
+        CpuMatMul(),
+        CpuConcat(),
+    )
 
     def kernel_isas(self, body: str) -> tuple[str, ...]:
         """avx512bf16 pays only where bf16 numbers are multiplied."""

@@ -11,20 +11,47 @@ PANEL = 32  # columns of a weight panel: kPanel of vitc/cpu/tile.h
 
 
 def weight_packing(dtype: DType) -> Packing:
-    """[N, K] to panels of 32 columns, zero padded (vitc/cpu/README.md, "Weights")."""
+    """[N, ...] to panels of 32 columns, zero padded (vitc/cpu/README.md, "Weights")."""
 
     def build(b: Builder, w: Value) -> Value:
-        n, k = (per_image((dim,)) for dim in w.shape)
-        depth = 2 if dtype is DType.BFLOAT16 else 1  # bf16 products take pairs of k
-        if -n % PANEL:
-            w = b.pad(w, 0, 0, -n % PANEL)
-        if -k % depth:
-            w = b.pad(w, 1, 0, -k % depth)
-        panels, steps = -(-n // PANEL), -(-k // depth)
-        w = b.reshape(w, (panels, PANEL, steps, depth))
-        return b.permute(w, (0, 2, 1, 3))
+        n, k = per_image(w.shape[:1]), per_image(w.shape[1:])
+        return _panels(b, b.reshape(w, (1, n, k)), dtype)
 
     return Packing(f"panels{PANEL}", build)
+
+
+def group_packing(dtype: DType, groups: int) -> Packing:
+    """As `weight_packing` for each group of output channels by itself."""
+
+    def build(b: Builder, w: Value) -> Value:
+        n, k = per_image(w.shape[:1]), per_image(w.shape[1:])
+        return _panels(b, b.reshape(w, (groups, n // groups, k)), dtype)
+
+    return Packing(f"group_panels{PANEL}", build)
+
+
+def _panels(b: Builder, w: Value, dtype: DType) -> Value:
+    groups, n, k = (per_image((dim,)) for dim in w.shape)
+    depth = 2 if dtype is DType.BFLOAT16 else 1  # bf16 products take pairs of k
+    if -n % PANEL:
+        w = b.pad(w, 1, 0, -n % PANEL)
+    if -k % depth:
+        w = b.pad(w, 2, 0, -k % depth)
+    panels, steps = -(-n // PANEL), -(-k // depth)
+    w = b.reshape(w, (groups * panels, PANEL, steps, depth))
+    return b.permute(w, (0, 2, 1, 3))
+
+
+def depthwise_packing() -> Packing:
+    """[C, kh, kw, 1] to float32 [kh, kw, C]."""
+
+    def build(b: Builder, w: Value) -> Value:
+        channels, height, width, _ = w.shape
+        if w.type.dtype is not DType.FLOAT32:
+            w = b.emit(Pointwise(dtype=DType.FLOAT32), w)
+        return b.permute(b.reshape(w, (channels, height, width)), (1, 2, 0))
+
+    return Packing("depthwise", build)
 
 
 def cast_packing(stored: DType, wanted: DType) -> Packing | None:
