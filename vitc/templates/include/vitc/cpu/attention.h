@@ -109,7 +109,7 @@ struct Attention {
       });
       const float top = max_lane(largest);
       for_lanes(kKeys, [&](int64_t n, auto lanes) {
-        const Vec x = exp2_(max(splat(-126.f), load(row + n, lanes) - top));
+        const Vec x = exp2_(max(splat(-150.f), load(row + n, lanes) - top));
         total = total + store(row + n, x, lanes);
       });
       worker.inverse[i] = 1.f / sum(total);
