@@ -29,11 +29,14 @@ demo: $(VENV)/.ready-plot
 test: $(VENV)/.ready-test
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
+# All of them run, whichever fails.
 lint: $(VENV)/.ready-dev
-	$(BIN)/ruff check $(PY_FOLDERS)
-	$(BIN)/ruff format --check $(PY_FOLDERS)
-	$(BIN)/pyright --pythonpath $(BIN)/python
-	@files="$(CXX_FILES)"; [ -z "$$files" ] || { echo clang-format; $(BIN)/clang-format --dry-run -Werror $$files; }
+	@failed=; try() { echo "$$@" | cut -c 1-90; "$$@" || failed=1; }; \
+	try $(BIN)/ruff check $(PY_FOLDERS); \
+	try $(BIN)/ruff format --check $(PY_FOLDERS); \
+	try $(BIN)/pyright --pythonpath $(BIN)/python; \
+	files="$(CXX_FILES)"; [ -z "$$files" ] || try $(BIN)/clang-format --dry-run -Werror $$files; \
+	[ -z "$$failed" ]
 
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix $(PY_FOLDERS)
