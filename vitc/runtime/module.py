@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitc.errors import DeviceError, LoadError, VitcError
 from vitc.runtime.artifact import Footer, external_weights, write_library
@@ -17,6 +17,9 @@ from vitc.runtime.context import Context, StepProfile, destroy_in_process, threa
 from vitc.runtime.library import Library, PortInfo
 from vitc.runtime.payload import WeightArray, read_payload
 from vitc.runtime.state import check_state, final_constants
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def load(
@@ -41,15 +44,7 @@ def load(
         WeightsError: the weights belong to another model.
         DeviceError: this machine cannot run the library.
     """
-    file = Path(path).absolute()
-    other = None if weights is None else Path(weights).absolute()
-    footer = check_file(file, weights=other, verify=verify)
-    library = Library(file, footer.code_digest)
-    manifest = parse_manifest(file, library.manifest_text, library.inputs, library.outputs)
-    index = _device_index(manifest["target"], device)
-    source = other or (external_weights(file) if footer.mode == "external" else None)
-    model = library.model_create(index, source)
-    return Module(file, footer, library, manifest, model, threads=threads, override=other)
+    return Module.open(path, device=device, threads=threads, weights=weights, verify=verify)
 
 
 class Module:
@@ -92,6 +87,27 @@ class Module:
         self._finalizer = weakref.finalize(
             self, destroy_in_process, os.getpid(), library.model_destroy, model
         )
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | int | None = None,
+        threads: int | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        verify: bool = True,
+    ) -> Self:
+        """As `vitc.load`, for subclasses too."""
+        file = Path(path).absolute()
+        other = None if weights is None else Path(weights).absolute()
+        footer = check_file(file, weights=other, verify=verify)
+        library = Library(file, footer.code_digest)
+        manifest = parse_manifest(file, library.manifest_text, library.inputs, library.outputs)
+        index = _device_index(manifest["target"], device)
+        source = other or (external_weights(file) if footer.mode == "external" else None)
+        model = library.model_create(index, source)
+        return cls(file, footer, library, manifest, model, threads=threads, override=other)
 
     def __call__(self, *inputs: Any) -> Any:
         """Runs the model on one batch, in the calling thread's context; see Context.__call__."""
