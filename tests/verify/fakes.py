@@ -88,7 +88,8 @@ class FakeModule:
             "format": 1,
             "name": "tiny",
             "target": "cpu",
-            "isa": ["avx2"],
+            "isas": ["avx2"],
+            "maps": ["linear %a loads operand 0 (%x) through its map"],
             "dtype": self.dtype,
             "batch": {"max": self.batch, "tuned": [self.batch]},
             "graph_hash": "feed",
@@ -124,7 +125,7 @@ class FakeModule:
             "ir": print_node(node, self.meaning),
             "flops": flops,
             "bytes": 1000,
-            "maps": ["reshape([B,48]) into the loads of %flat"] if read == "x" else [],
+            "module": layer,
             "args": [self._ref(read), *weights, self._ref(write)],
         }
 
@@ -134,8 +135,7 @@ class FakeModule:
         return {"space": "input" if name == "x" else "output", "index": 0, "value": name}
 
     def __call__(self, images: Tensor) -> Tensor:
-        self.calls += 1
-        return self.whole(self.new_context().run_steps((images,))[0])
+        return self.new_context()(images)
 
     def new_context(self, threads: int | None = None) -> FakeContext:
         return FakeContext(self)
@@ -164,6 +164,10 @@ class FakeContext:
 
     def close(self) -> None:
         pass
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.module.calls += 1
+        return self.module.whole(self.run_steps((images,))[0])
 
     def run_steps(
         self,

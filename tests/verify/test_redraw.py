@@ -43,7 +43,7 @@ def test_nothing_keeps_its_initial_zeros_or_ones() -> None:
     redraw(model, 0)
     for name, value in model.state_dict().items():
         if value.is_floating_point():
-            assert not torch.isclose(value, before[name]).any(), name
+            assert (value != before[name]).float().mean() > 0.99, name
             assert value.isfinite().all()
             assert value.abs().min() > 0
     assert (model[1].running_var > 0.5).all()

@@ -9,7 +9,8 @@ from torch import Tensor
 from verify.fakes import SHAPE, TEXT, FakeModule, torch_model
 
 from vitc.errors import VitcError
-from vitc.ir.text import parse_graph
+from vitc.ir.text import parse_graph, print_graph
+from vitc.passes import pipeline
 from vitc.verify import VerificationError, images, verify, weights_matter
 
 
@@ -185,18 +186,14 @@ def test_a_wrong_import_and_a_wrong_pass_are_told_apart() -> None:
     assert "first in" in finding.message
 
 
-def test_the_pass_is_named_from_the_dumps(tmp_path: object) -> None:
-    wrong = TEXT.replace("gelu]} : f32[B,12]", "gelu_tanh]} : f32[B,12]")
-    module = FakeModule(torch_model(), text=wrong, imported=parse_graph(TEXT))
-    from pathlib import Path
-
-    folder = Path(str(tmp_path))
-    (folder / "00-import.vit").write_text(TEXT)
-    (folder / "01-fold_it.vit").write_text(wrong)
-    module.dump_dir = folder
+def test_the_pass_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = parse_graph(TEXT.replace("gelu]} : f32[B,12]", "gelu_tanh]} : f32[B,12]"))
+    passes = (pipeline.Pass("keep", lambda g, _: g), pipeline.Pass("tanh_it", lambda g, _: wrong))
+    monkeypatch.setattr(pipeline, "PIPELINE", passes)
+    module = FakeModule(torch_model(), text=print_graph(wrong), imported=parse_graph(TEXT))
     finding = verify(module, module.model).finding
     assert finding is not None
-    assert "'01-fold_it'" in finding.message
+    assert "pass '02-tanh_it'" in finding.message
 
 
 def test_without_a_graph_the_report_says_so() -> None:

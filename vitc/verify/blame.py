@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -10,10 +11,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from vitc.codegen.targets import find_target
 from vitc.ir.graph import Graph, Node
 from vitc.ir.interp import interpret
 from vitc.ir.op import Array
 from vitc.ir.text import parse_graph
+from vitc.ir.types import DType
+from vitc.passes import pipeline
+from vitc.passes.options import PassOptions
 from vitc.verify.handle import Compiled
 from vitc.verify.reference import reference
 from vitc.verify.values import relative
@@ -41,11 +46,11 @@ def blame(
     if error > EXACT:
         where = first_module(imported, model, weights, images)
         return "frontend", f"the imported graph differs from timm by {error:.1e}{where}"
-    for name, after in pass_graphs(module):
+    for name, after in pass_graphs(module, imported):
         error = meaning_error(after, weights, images, expected)
         if error > EXACT:
             return "pass", f"pass '{name}' changes the result by {error:.1e}"
-    return "pass", "a pass changes the result; compile with dump_dir to see which"
+    return "pass", "a pass changed the result, but not when all of them run again"
 
 
 def meaning_error(
@@ -56,13 +61,21 @@ def meaning_error(
     return relative(interpret(graph, inputs, weights)[graph.outputs[0]], expected)
 
 
-def pass_graphs(module: Compiled) -> Iterator[tuple[str, Graph]]:
-    """The graph after each pass, out of the module's dump directory if it has one."""
-    folder: Any = getattr(module, "dump_dir", None)
-    if folder is None:
-        return
-    for path in sorted(Path(folder).glob("*.vit")):
-        yield path.stem, parse_graph(path.read_text(encoding="utf-8"))
+def pass_graphs(module: Compiled, imported: Graph) -> Iterator[tuple[str, Graph]]:
+    """The graph after each pass, "NN-name", by running them again as the compilation did."""
+    manifest = module.manifest
+    with tempfile.TemporaryDirectory(prefix="vitc-") as folder:
+        options = PassOptions(
+            dtype=DType.parse(str(manifest["dtype"])),
+            input_dtype=DType.parse(str(manifest["inputs"][0]["dtype"])),
+            output_dtype=DType.parse(str(manifest["outputs"][0]["dtype"])),
+            stats_width=find_target(str(manifest["target"])).stats_width,
+            disable=frozenset(manifest.get("disable", ())),
+            dump_dir=Path(folder),
+        )
+        pipeline.run_pipeline(imported, options, pipeline.PIPELINE)
+        for path in sorted(Path(folder).glob("*.vit")):
+            yield path.stem, parse_graph(path.read_text(encoding="utf-8"))
 
 
 def first_module(

@@ -218,7 +218,7 @@ class _Comparison:
             name=str(step["name"]),
             kernel=str(step["kernel"]),
             ir=line,
-            loc=line.rpartition(" @ ")[2] if " @ " in line else "",
+            loc=str(step.get("module", "")),
             own=own,
             drift=drift,
             bound=self.bound,

@@ -1,0 +1,80 @@
+"""Who runs: the compiled library and what its users would otherwise pick."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from vitc.errors import InputError
+
+Run = Callable[[Tensor], Tensor]
+
+
+def _eager(model: nn.Module) -> Run:
+    return model
+
+
+def _compiled(model: nn.Module) -> Run:
+    # One graph per batch size: what torch does best when it knows the shape.
+    torch.compiler.reset()
+    return _torch_compile(model, {})
+
+
+def _frozen(model: nn.Module) -> Run:
+    torch.compiler.reset()
+    return _torch_compile(model, {"freezing": True})
+
+
+def _torch_compile(model: nn.Module, options: Mapping[str, bool]) -> Run:
+    compiled: Any = torch.compile(model, dynamic=False, options=dict(options))
+    return cast(Run, compiled)
+
+
+# name: (what it is, how to make it of a model in eval mode and the dtype wanted)
+PEERS: Mapping[str, tuple[str, Callable[[nn.Module], Run]]] = {
+    "eager": ("torch eager", _eager),
+    "compile": ("torch.compile", _compiled),
+    "frozen": ("torch.compile with weights as constants (freezing)", _frozen),
+}
+
+
+def peer(name: str, model: nn.Module, dtype: torch.dtype, device: torch.device) -> Run:
+    """A copy of the model in `dtype`, run as `name` says. Raises InputError for unknown names."""
+    if name not in PEERS:
+        raise InputError(f"unknown peer '{name}'", hint=f"known: {', '.join(PEERS)}")
+    twin = copy.deepcopy(model).to(device, dtype).eval()
+    run = PEERS[name][1](twin)
+
+    def call(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return run(images)
+
+    return call
+
+
+class Features(nn.Module):
+    """A model whose forward is `forward_features`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        whole: Any = self.model
+        return cast(Tensor, whole.forward_features(images))
+
+
+@contextmanager
+def torch_threads(count: int) -> Generator[None]:
+    """torch's CPU threads for the length of the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
