@@ -132,7 +132,8 @@ def manifest(dtype: str = "float32") -> dict[str, Any]:
             for name, offset in layout.offsets.items()
         ],
         "steps": [
-            {"name": name, "flops": 105, "bytes": 840} for name in ("scale", "shift", "total")
+            {"name": name, "flops": 105, "bytes": 852, "constant_bytes": 12}
+            for name in ("scale", "shift", "total")
         ],
         "workspace": {"bytes": MAX_BATCH * 105 * 4},
         "parameters": [

@@ -147,7 +147,7 @@ def parse_manifest(
             raise damaged(f"lacks '{key}' ({kind.__name__})")
     for kind, ports in (("inputs", inputs), ("outputs", outputs)):
         if [_port(entry) for entry in manifest[kind]] != [
-            (port.name, port.dtype.name, port.shape[1:]) for port in ports
+            (port.name, port.dtype, port.shape[1:]) for port in ports
         ]:
             raise damaged(f"lists other {kind} than the library: {', '.join(map(str, ports))}")
     return manifest

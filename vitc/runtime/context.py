@@ -113,7 +113,7 @@ class Context:
                 name=step["name"],
                 microseconds=time,
                 flops=int(step.get("flops", 0)) * batch,
-                bytes=int(step.get("bytes", 0)) * batch,
+                bytes=_moved(step, batch),
             )
             for step, time in zip(self._steps, times, strict=True)
         ]
@@ -136,6 +136,12 @@ def destroy_in_process(pid: int, destroy: Callable[[int], None], handle: int) ->
     """
     if os.getpid() == pid:
         destroy(handle)
+
+
+def _moved(step: dict[str, Any], batch: int) -> int:
+    """Bytes of a step's operands; its constants are read once whatever the batch."""
+    constant = int(step.get("constant_bytes", 0))
+    return (int(step.get("bytes", 0)) - constant) * batch + constant
 
 
 def _bundler(outputs: Sequence[PortInfo]) -> Callable[[tuple[Any, ...]], Any]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from vitc.errors import DeviceError, InputError, LoadError, VitcError, WeightsError
-from vitc.runtime.dtypes import BY_CODE, DType
+from vitc.runtime.dtypes import BY_CODE, DTYPES, DType
 from vitc.runtime.payload import WeightArray
 
 ABI_VERSION = 1
@@ -70,12 +70,17 @@ class PortInfo:
 
     kind: Literal["input", "output"]
     name: str
-    dtype: DType
+    dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def element(self) -> DType:
+        """What is known of the dtype."""
+        return DTYPES[self.dtype]
 
     def __str__(self) -> str:
         dims = ", ".join([f"1..{self.shape[0]}", *map(str, self.shape[1:])])
-        return f"{self.name}: {self.dtype.name}[{dims}]"
+        return f"{self.name}: {self.dtype}[{dims}]"
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class Library:
             self._call(f"vitc_{kind}_info", index, byref(name), byref(tensor))
             shape = tuple(tensor.shape[: tensor.rank])
             text = (name.value or b"").decode()
-            ports.append(PortInfo(kind, text, BY_CODE[tensor.dtype], shape))
+            ports.append(PortInfo(kind, text, BY_CODE[tensor.dtype].name, shape))
         return tuple(ports)
 
     def model_create(self, device: int, weights: Path | None) -> int:

@@ -57,30 +57,30 @@ class NumpyFamily:
     def view(self, port: PortInfo, value: Any) -> TensorView:
         array: Array = value
         name = _canonical(_dtype_name(array))
-        if name != port.dtype.name or not array.dtype.isnative:
+        if name != port.dtype or not array.dtype.isnative:
             given = name if array.dtype.isnative else f"{name} in foreign byte order"
-            if port.dtype.exact:
-                hint = f"pass x.astype(np.{port.dtype.name})"
+            if port.element.exact:
+                hint = f"pass x.astype(np.{port.dtype})"
             else:
                 hint = (
-                    f"numpy has no {port.dtype.name}: pass a torch tensor, or compile with "
+                    f"numpy has no {port.dtype}: pass a torch tensor, or compile with "
                     "input_dtype='float32'"
                 )
             raise _wrong_dtype(port, given, hint)
         if not array.flags.c_contiguous:
             raise _not_contiguous(port, array.shape, "np.ascontiguousarray(x)")
         self._foreign[name] = array.dtype
-        return TensorView(array.ctypes.data, port.dtype, array.shape)
+        return TensorView(array.ctypes.data, port.element, array.shape)
 
     def empty(self, port: PortInfo, batch: int) -> tuple[Array, TensorView]:
-        dtype = port.dtype.storage if port.dtype.exact else self._foreign.get(port.dtype.name)
+        dtype = port.element.storage if port.element.exact else self._foreign.get(port.dtype)
         if dtype is None:
             raise InputError(
-                f"{port.kind} '{port.name}' is {port.dtype.name}, which numpy does not have",
+                f"{port.kind} '{port.name}' is {port.dtype}, which numpy does not have",
                 hint="pass a torch tensor, or compile with output_dtype='float32'",
             )
         array = np.empty((batch, *port.shape[1:]), dtype)
-        return array, TensorView(array.ctypes.data, port.dtype, array.shape)
+        return array, TensorView(array.ctypes.data, port.element, array.shape)
 
 
 class TorchFamily:
@@ -102,20 +102,20 @@ class TorchFamily:
                 hint="pass x.detach(), or call under torch.no_grad()",
             )
         name = _canonical(str(value.dtype).removeprefix("torch."))
-        if name != port.dtype.name:
-            raise _wrong_dtype(port, name, f"pass x.to({self._dtype(port.dtype)})")
+        if name != port.dtype:
+            raise _wrong_dtype(port, name, f"pass x.to({self._dtype(port.element)})")
         if not value.is_contiguous():
             raise _not_contiguous(port, tuple(value.shape), "x.contiguous()")
         if value.is_neg():
             raise InputError(
                 f"{port.kind} '{port.name}' is a lazily negated view", hint="pass x.resolve_neg()"
             )
-        return TensorView(value.data_ptr(), port.dtype, tuple(value.shape))
+        return TensorView(value.data_ptr(), port.element, tuple(value.shape))
 
     def empty(self, port: PortInfo, batch: int) -> tuple[Any, TensorView]:
         shape = (batch, *port.shape[1:])
-        tensor = self._torch.empty(shape, dtype=self._dtype(port.dtype), device="cpu")
-        return tensor, TensorView(tensor.data_ptr(), port.dtype, shape)
+        tensor = self._torch.empty(shape, dtype=self._dtype(port.element), device="cpu")
+        return tensor, TensorView(tensor.data_ptr(), port.element, shape)
 
     def _dtype(self, dtype: DType) -> Any:
         names = {ours: theirs for theirs, ours in _SYNONYMS.items()}
@@ -221,9 +221,7 @@ def _from_dlpack_of(value: Any) -> Any:
 
 
 def _wrong_dtype(port: PortInfo, given: str, hint: str) -> InputError:
-    message = (
-        f"{port.kind} '{port.name}' is {given}, the library was compiled for {port.dtype.name}"
-    )
+    message = f"{port.kind} '{port.name}' is {given}, the library was compiled for {port.dtype}"
     return InputError(message, hint=hint)
 
 
