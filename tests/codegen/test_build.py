@@ -17,6 +17,7 @@ import pytest
 from vitc.codegen import build, sources
 from vitc.codegen.build import build_library, compile_objects, first_errors
 from vitc.codegen.cache import BuildCache
+from vitc.codegen.processes import Cancelled, Runner
 from vitc.codegen.sources import Source, headers_digest, object_key
 from vitc.codegen.toolchain import Compiler, Toolchain, find_compiler, find_toolchain
 from vitc.errors import CompileError, StorageError
@@ -363,6 +364,37 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, sent, toolchain):
         compile_objects([function("f")], toolchain=toolchain, cache=cache)
         assert [p.parent.name for p in leftovers(cache)] == ["objects"]
     assert not (tmp_path / "a.so").exists()
+
+
+def test_another_thread_stops_a_build(cache, tmp_path):
+    """As compile() does on Ctrl-C, since it builds in the background."""
+    runner = Runner()
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        parts = [Source("a", "1"), Source("b", "2")]
+        tools = fake(tmp_path, "sleep 60")
+        try:
+            build_library(
+                parts,
+                toolchain=tools,
+                jobs=1,
+                output=tmp_path / "a.so",
+                cache=cache,
+                runner=runner,
+            )
+        except Cancelled as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not (tmp_path / "pids").exists():
+        time.sleep(0.01)
+    runner.stop()
+    thread.join(20)
+    assert len(caught) == 1
+    assert all_dead(tmp_path / "pids")
+    assert leftovers(cache) == []
 
 
 def test_threads_build_the_same_thing_at_once(toolchain, cache, tmp_path):

@@ -16,7 +16,15 @@ from pathlib import Path
 
 from vitc.codegen.cache import BuildCache, Entry, free_bytes, storage_error
 from vitc.codegen.processes import Finished, Runner
-from vitc.codegen.sources import BASE_FLAGS, INCLUDE, SUFFIX, Source, digest, object_key
+from vitc.codegen.sources import (
+    BASE_FLAGS,
+    INCLUDE,
+    SUFFIX,
+    Source,
+    digest,
+    headers_digest,
+    object_key,
+)
 from vitc.codegen.toolchain import Compiler, Language, Toolchain
 from vitc.errors import CompileError, VitcError
 from vitc.runtime.files import atomic_file
@@ -89,12 +97,14 @@ def build_library(
     jobs: int = 0,
     cache: BuildCache | None = None,
     progress: Progress | None = None,
+    runner: Runner | None = None,
 ) -> BuildReport:
     """Compiles `sources` and links them, in their order, into the shared library `output`.
 
     jobs: compilers at once, 0 = default_jobs(). cache: BuildCache.default() when None. progress:
     called in this thread. `output` appears complete or not at all, and is a file of its own: it may
-    be appended to.
+    be appended to. runner: its stop(), called by another thread, ends the build with Cancelled; an
+    interrupt of this thread needs no help.
 
     Raises:
         CompileError: a compiler failed, or the toolchain lacks the one that a source needs.
@@ -108,10 +118,11 @@ def build_library(
     total = len(todo) + 1
     try:
         with cache.workspace() as workspace:
-            objects = _run_all(todo, jobs, cache, workspace, progress, total)
+            runner = runner or Runner()
+            objects = _run_all(todo, jobs, cache, workspace, runner, progress, total)
             flags = (*link_flags, *toolchain.runtime_flags(languages))
             link_job = _link_job(output.stem, objects, toolchain.host, flags)
-            link = _run_all([link_job], 1, cache, workspace)[0]
+            link = _run_all([link_job], 1, cache, workspace, runner)[0]
             _write_output(workspace / link.key / link.path.name, output)
             if not all(item.hit for item in (*objects, link)):
                 cache.trim(workspace)
@@ -138,7 +149,9 @@ def compile_objects(
     todo = _object_jobs(sources, toolchain)
     try:
         with cache.workspace() as workspace:
-            reports = _run_all(todo, jobs or default_jobs(), cache, workspace, progress, len(todo))
+            reports = _run_all(
+                todo, jobs or default_jobs(), cache, workspace, Runner(), progress, len(todo)
+            )
             if not all(item.hit for item in reports):
                 cache.trim(workspace)
     except OSError as error:
@@ -148,9 +161,10 @@ def compile_objects(
 
 def _object_jobs(sources: Sequence[Source], toolchain: Toolchain) -> list[_Job]:
     """One job per key, in the order of the sources: twelve equal layers need one object."""
+    headers = headers_digest()
     unique: dict[str, Source] = {}
     for source in sources:
-        unique.setdefault(object_key(source, toolchain), source)
+        unique.setdefault(object_key(source, toolchain, headers), source)
     return [_object_job(key, source, toolchain) for key, source in unique.items()]
 
 
@@ -190,11 +204,11 @@ def _run_all(
     jobs: int,
     cache: BuildCache,
     workspace: Path,
+    runner: Runner,
     progress: Progress | None = None,
     total: int = 1,
 ) -> tuple[ObjectReport, ...]:
     """Runs the jobs, stops all others as soon as one fails or the user interrupts."""
-    runner = Runner()
     pool = ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="vitc-build")
     futures: list[Future[ObjectReport]] = []
     try:
@@ -203,8 +217,10 @@ def _run_all(
             finished = future.result()
             if progress is not None:
                 progress(finished.name, done, total)
-    finally:  # a no-op after success
+    except BaseException:
         runner.stop()
+        raise
+    finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return tuple(future.result() for future in futures)
 

@@ -46,11 +46,15 @@ class Source:
             )
 
 
+_HEADER_SUFFIXES = frozenset({".h", ".hpp", ".cuh", ".inc"})
+
+
 def headers_digest(folder: Path = INCLUDE) -> str:
-    """sha256 over the names and contents of all files under `folder`; read again only when one of
-    them changed.
+    """sha256 over the headers under `folder`, names and contents.
+
+    A file is read again only when it changed; looking takes a millisecond or two.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _HEADER_SUFFIXES)
     state = tuple((path, (stat := path.stat()).st_mtime_ns, stat.st_size) for path in files)
     known = _HEADERS.get(folder)
     if known is None or known[0] != state:
@@ -66,8 +70,11 @@ def headers_digest(folder: Path = INCLUDE) -> str:
 _HEADERS: dict[Path, tuple[tuple[tuple[Path, int, int], ...], str]] = {}
 
 
-def object_key(source: Source, toolchain: Toolchain) -> str:
-    """The cache key of a source: whatever can change the object changes it."""
+def object_key(source: Source, toolchain: Toolchain, headers: str | None = None) -> str:
+    """The cache key of a source: whatever can change the object changes it.
+
+    headers: headers_digest(), when the caller has asked for it already.
+    """
     compiler = toolchain.compiler(source.language)
     # nvcc's host compiler makes half of the object.
     identities = (
@@ -76,7 +83,14 @@ def object_key(source: Source, toolchain: Toolchain) -> str:
         else compiler.identity + toolchain.host.identity
     )
     flags = "\0".join((*BASE_FLAGS[source.language], *source.flags))
-    parts = ("object 1", source.language, source.text, headers_digest(), flags, identities)
+    parts = (
+        "object 1",
+        source.language,
+        source.text,
+        headers or headers_digest(),
+        flags,
+        identities,
+    )
     return digest(part.encode() for part in parts)
 
 
