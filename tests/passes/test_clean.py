@@ -16,8 +16,8 @@ CASES = {
           %k = move(%s) {map=map([1,B,2,5,3], reshape([B,2,5,3]))}
           return %k
         }""",
-        """%k = move(%x) {map=map([B, 5, 18], slice(2, 6, 12, 1), reshape([B, 5, 2, 3]), permute([0, 2, 1, 3]))}
-        return %k""",
+        """%k = move(%x) {map=map([B, 5, 18], slice(2, 6, 12, 1), SPLIT, permute([0, 2, 1, 3]))}
+        return %k""".replace("SPLIT", "reshape([B, 5, 2, 3])"),
     ),
     "permutes_cancel_through_pointwise": (
         """(%x: f32[B,4,5,3]) {

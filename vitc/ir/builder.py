@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from vitc.ir.types import Dim, Shape, TensorType
 from vitc.ops import Concat, Linear, Literal, Move, Pointwise, Step
 from vitc.ops.fused import BINARY
 
+_NUMBERED = re.compile(r"-\d+$")
+
 
 @dataclass(frozen=True)
 class Value:
@@ -38,22 +41,26 @@ class Builder:
     """Appends typed nodes with fresh names.
 
     taken: names that exist already. `loc` and `hint` apply to the nodes emitted next: a node's
-    results are called after `hint`, with a number when that is taken.
+    results are called after `hint`, with a number when that is taken, or always when `numbered`:
+    then no plain name, which users know from the imported graph, ever comes to mean another value.
     """
 
-    def __init__(self, taken: Iterable[str] = ()) -> None:
+    def __init__(self, taken: Iterable[str] = (), *, numbered: bool = False) -> None:
         self.nodes: list[Node] = []
         self.taken = set(taken)
+        self.numbered = numbered
         self.types: dict[str, TensorType] = {}  # of the values made here
         self.loc = ""
         self.hint = ""
+        self._numbers: dict[str, int] = {}
 
     def fresh(self, hint: str) -> str:
-        """An unused name made of `hint`."""
-        name, number = hint, 1
-        while name in self.taken:
-            number += 1
-            name = f"{hint}.{number}"
+        """An unused name made of `hint`, which may be such a name itself: "x", "x-2", "x-3"."""
+        base = _NUMBERED.sub("", hint)
+        name = base
+        while name in self.taken or (self.numbered and name == base):
+            number = self._numbers[base] = self._numbers.get(base, 1) + 1
+            name = f"{base}-{number}"
         self.taken.add(name)
         return name
 
@@ -127,4 +134,5 @@ class Builder:
 
 
 def value_of(types: Mapping[str, TensorType], name: str) -> Value:
+    """The value called `name`."""
     return Value(name, types[name])

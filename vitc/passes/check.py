@@ -24,14 +24,15 @@ def check_application(
 ) -> None:
     """Compares the node's results with `results`, which the `added` nodes make.
 
-    The two sides are cut where the new nodes read what existed before: those values (and graph
-    inputs and weights) are drawn at random. Raises GraphError naming the rule when they differ.
+    The two sides are cut at activations that both read: those (and graph inputs and weights) are
+    drawn at random. Raises GraphError naming the rule when the sides differ.
     """
     made = {name for new in added for name in new.outputs}
     read = {name for new in added for name in new.inputs}
     if not added and all(_is_near(name, match, node) for name in results):
         read = set(node.inputs)
-    cut = {name for name in read - made if not _is_literal(name, match)}
+    cut = {name for name in read - made if not match.is_constant(name)}
+    cut = _common_cut(cut, match, node)
     new_side = _cone(set(results), cut, match, added)
     old_side = _cone(set(node.outputs), cut, match, (node,))
     leaves = _leaves(new_side, results) | _leaves(old_side, node.outputs)
@@ -48,6 +49,18 @@ def check_application(
         error = float(np.abs(a - b).max() / max(1e-30, np.abs(a).max())) if a.size else 0.0
         if a.shape != b.shape or error > TOLERANCE:
             raise GraphError(f"rule '{rule}' is not exact at %{name}: error {error:.3g}")
+
+
+def _common_cut(cut: set[str], match: Match, node: Node) -> set[str]:
+    """Moves the cut up where the new side reads what the old side does not come across."""
+    while True:
+        side = _cone(set(node.outputs), cut, match, (node,))
+        leaves = {n for n in _leaves(side, node.outputs) if not match.is_constant(n)}
+        hidden = {name for name in cut - leaves if name in match.producers}
+        if leaves <= cut or not hidden:
+            return cut
+        above = {n for name in hidden for n in match.producers[name].inputs}
+        cut = (cut - hidden) | {n for n in above if not match.is_constant(n)}
 
 
 def _cone(wanted: set[str], cut: set[str], match: Match, last: Sequence[Node]) -> tuple[Node, ...]:
@@ -79,12 +92,6 @@ def _is_near(name: str, match: Match, node: Node) -> bool:
     """Whether the value is an operand of the node, or made of just its operands."""
     twin = match.producers.get(name)
     return name in node.inputs or (twin is not None and twin.inputs == node.inputs)
-
-
-def _is_literal(name: str, match: Match) -> bool:
-    """Whether the value is made of literals alone, so that its numbers are part of the rule."""
-    node = match.producers.get(name)
-    return node is not None and all(_is_literal(operand, match) for operand in node.inputs)
 
 
 def _draw(type_: TensorType, name: str, positive: bool) -> Array:

@@ -15,8 +15,9 @@ from vitc.passes.rewrite import Match, Replacement, rewrite, rule
 from vitc.passes.steps import Bound, bound_steps, emit_steps, main_operands
 
 
-@rule("move(move(x, m1), m2) = move(x, m2 after m1)")
+@rule
 def compose_moves(match: Match, node: Node) -> Replacement:
+    """move(move(x, m1), m2) = move(x, m2 after m1)"""
     inner = match.producer(node.inputs[0], Move) if isinstance(node.op, Move) else None
     if inner is None or not isinstance(node.op, Move):
         return None
@@ -24,15 +25,17 @@ def compose_moves(match: Match, node: Node) -> Replacement:
     return match.build.emit(Move(composed), match.value(inner[0].inputs[0]))
 
 
-@rule("move(x, m) = move(x, canonical form of m)")
+@rule
 def canonical_move(match: Match, node: Node) -> Replacement:
+    """move(x, m) = move(x, canonical form of m)"""
     if not isinstance(node.op, Move) or (form := canonical(node.op.map)) == node.op.map:
         return None
     return match.build.emit(Move(form), match.value(node.inputs[0]))
 
 
-@rule("move(x, nothing) = x;  pointwise(x) without steps = x;  concat(x) = x")
+@rule
 def drop_identity(match: Match, node: Node) -> Replacement:
+    """move(x, nothing) = x;  pointwise(x) without steps = x;  concat(x) = x"""
     if len(node.inputs) != 1 or match.types[node.inputs[0]] != match.types[node.output]:
         return None
     empty = (
@@ -43,14 +46,16 @@ def drop_identity(match: Match, node: Node) -> Replacement:
     return match.value(node.inputs[0]) if empty else None
 
 
-@rule("f(x); f(x) = f(x)")
+@rule
 def share_equal(match: Match, node: Node) -> Replacement:
+    """f(x); f(x) = f(x)"""
     twin = match.twin(node)
     return None if twin is None else tuple(match.value(name) for name in twin.outputs)
 
 
-@rule("pointwise(pointwise(x, s1), s2) = pointwise(x, s1 s2)")
+@rule
 def merge_pointwise(match: Match, node: Node) -> Replacement:
+    """pointwise(pointwise(x, s1), s2) = pointwise(x, s1 s2)"""
     inner = match.producer(node.inputs[0], Pointwise) if isinstance(node.op, Pointwise) else None
     if inner is None or not isinstance(node.op, Pointwise):
         return None
@@ -61,8 +66,9 @@ def merge_pointwise(match: Match, node: Node) -> Replacement:
     return emit_steps(match.build, node.op, main_operands(match, before, op), steps)
 
 
-@rule("scale(a) scale(b) = scale(ab);  shift(a) shift(b) = shift(a + b);  scale(1) = shift(0) = ()")
+@rule
 def merge_constant_steps(match: Match, node: Node) -> Replacement:
+    """scale(a) scale(b) = scale(ab);  shift(a) shift(b) = shift(a + b);  scale(1) = nothing"""
     if not isinstance(node.op, Fused):
         return None
     merged = _merged(node.op.steps)
@@ -85,9 +91,12 @@ def _merged(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return tuple(merged)
 
 
-@rule("reshape(f(x)) = f(reshape(x)) for f that works on rows")
+@rule
 def reshape_first(match: Match, node: Node) -> Replacement:
-    """Lets a reshape reach the move that reads memory anyway, so that steps find their op."""
+    """reshape(f(x)) = f(reshape(x)) for f that works on rows
+
+    Lets a reshape reach the move that reads memory anyway, so that steps find their op.
+    """
     if not isinstance(node.op, Move) or not is_bijective(node.op.map):
         return None
     made = match.producer(node.inputs[0], Fused)
@@ -105,6 +114,7 @@ def reshape_first(match: Match, node: Node) -> Replacement:
     reshaped: list[Bound] = []
     for step in steps:
         operand = step.operand
+        match.build.hint = operand.name if operand else ""
         if operand is not None and operand.shape == shape:
             operand = match.build.reshape(operand, target)
         elif operand is not None and any(dim != 1 for dim in operand.shape[:-1]):
@@ -112,13 +122,15 @@ def reshape_first(match: Match, node: Node) -> Replacement:
         elif operand is not None and len(operand.shape) > 1:
             operand = match.build.reshape(operand, operand.shape[-1:])
         reshaped.append(replace(step, operand=operand))
-    match.build.loc = source.loc
+    match.build.loc, match.build.hint = source.loc, mains[0].name
     x = match.build.reshape(mains[0], (*target[:-1], mains[0].shape[-1]))
+    match.build.hint = source.output
     return emit_steps(match.build, op, (x, *mains[1:]), reshaped)
 
 
-@rule("concat(concat(a, b), c) = concat(a, b, c)")
+@rule
 def flatten_concat(match: Match, node: Node) -> Replacement:
+    """concat(concat(a, b), c) = concat(a, b, c)"""
     if not isinstance(node.op, Concat):
         return None
     parts: list[Value] = []
@@ -129,8 +141,9 @@ def flatten_concat(match: Match, node: Node) -> Replacement:
     return match.build.emit(node.op, *parts) if len(parts) > len(node.inputs) else None
 
 
-@rule("slice(concat(a, b)) = a, where the slice takes just a")
+@rule
 def slice_of_concat(match: Match, node: Node) -> Replacement:
+    """slice(concat(a, b)) = a, where the slice takes just a"""
     made = match.producer(node.inputs[0], Concat) if isinstance(node.op, Move) else None
     views = node.op.map.views if isinstance(node.op, Move) else ()
     if made is None or not views or not isinstance(views[0], Slice):

@@ -42,8 +42,9 @@ def _carrier(match: Match, name: str) -> tuple[Node, Fused] | None:
     return made if fits and match.single_use(name) and not match.is_constant(name) else None
 
 
-@rule("pointwise(f(x), s) = f(x, s)")
+@rule
 def fuse_steps(match: Match, node: Node) -> Replacement:
+    """pointwise(f(x), s) = f(x, s)"""
     if not isinstance(node.op, Pointwise):
         return None
     made = _carrier(match, node.inputs[0])
@@ -56,9 +57,12 @@ def fuse_steps(match: Match, node: Node) -> Replacement:
     return emit_steps(match.build, carrier, main_operands(match, source, op), steps)
 
 
-@rule("pointwise(x, f(y)) add = pointwise(f(y), x) add")
+@rule
 def swap_operands(match: Match, node: Node) -> Replacement:
-    """Turns a sum round when only its second operand can carry it."""
+    """pointwise(x, f(y)) add = pointwise(f(y), x) add
+
+    Turns a sum round when only its second operand can carry it.
+    """
     if not isinstance(node.op, Pointwise) or not node.op.steps:
         return None
     first, *rest = bound_steps(match, node, node.op)

@@ -67,12 +67,11 @@ def _affine(index_map: IndexMap) -> IndexMap:
 def _same(
     shape: Shape, a: tuple[int, tuple[int, ...]], b: tuple[int, tuple[int, ...]] | None
 ) -> bool:
-    """Whether two (offset, strides) visit the same elements; strides of single rows do not count."""
+    """Whether two (offset, strides) visit the same elements: the stride of one row is no matter."""
     sizes = shape_at(shape, _BATCH)
-    return b is not None and (a[0], [s for s, n in zip(a[1], sizes, strict=True) if n > 1]) == (
-        b[0],
-        [s for s, n in zip(b[1], sizes, strict=True) if n > 1],
-    )
+    if b is None or a[0] != b[0]:
+        return False
+    return all(s == t or n == 1 for s, t, n in zip(a[1], b[1], sizes, strict=True))
 
 
 @dataclass

@@ -13,8 +13,9 @@ from vitc.passes.rewrite import Match, Replacement, rewrite, rule
 from vitc.passes.steps import bound_steps, emit_steps, main_operands
 
 
-@rule("conv2d(x, w) with kernel = stride = linear(patches of x, w as a matrix)")
+@rule
 def conv_to_linear(match: Match, node: Node) -> Replacement:
+    """conv2d(x, w) with kernel = stride = linear(patches of x, w as a matrix)"""
     op = node.op
     if not isinstance(op, Conv2d) or op.groups != 1 or any(op.padding):
         return None

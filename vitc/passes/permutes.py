@@ -19,8 +19,9 @@ def _is_permuting(index_map: IndexMap) -> bool:
     return permutes and is_bijective(index_map)
 
 
-@rule("f(permute(x), o) = permute(f(x, permute^-1(o))) for elementwise and row-wise f")
+@rule
 def permute_last(match: Match, node: Node) -> Replacement:
+    """f(permute(x), o) = permute(f(x, permute^-1(o))) for elementwise and row-wise f"""
     op = node.op
     if not _sinks(op):
         return None
@@ -65,8 +66,9 @@ def _unmoved(match: Match, operand: Value, index_map: IndexMap) -> Value | None:
     return None
 
 
-@rule("reduce(permute(x), axes) = reduce(x, permuted axes)")
+@rule
 def permute_into_reduce(match: Match, node: Node) -> Replacement:
+    """reduce(permute(x), axes) = reduce(x, permuted axes)"""
     op = node.op
     moved = match.producer(node.inputs[0], Move) if isinstance(op, Reduce) else None
     if moved is None or not isinstance(op, Reduce) or op.keepdims or len(moved[1].map.views) != 1:
@@ -85,9 +87,9 @@ def permute_into_reduce(match: Match, node: Node) -> Replacement:
     return match.build.emit_all(replace(op, axes=axes), x, *rest)
 
 
-@rule("linear(x) that reads a reduce over reshaped axes = reduce over both axes")
+@rule
 def reshape_into_reduce(match: Match, node: Node) -> Replacement:
-    """reduce(reshape(x: [.., a, b, C] to [.., ab, C]), one axis) is a reduce of x over two axes."""
+    """reduce(x [.., a, b, C] reshaped to [.., ab, C], axis ab) = reduce(x, axes a and b)"""
     op = node.op
     moved = match.producer(node.inputs[0], Move) if isinstance(op, Reduce) else None
     if moved is None or not isinstance(op, Reduce) or op.keepdims or len(op.axes) != 1:

@@ -7,31 +7,58 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from vitc.errors import GraphError, VitcError
 from vitc.ir.graph import Graph
 from vitc.ir.text import print_graph
 from vitc.ir.verify import verify
-from vitc.passes import clean, fuse_epilogue, patch_embed
+from vitc.passes import (
+    clean,
+    embed_table,
+    fold_affine,
+    fold_attention,
+    fold_norm_affine,
+    fuse_epilogue,
+    patch_embed,
+    recognise_attention,
+    sink_rows,
+)
 from vitc.passes.options import PassOptions, PassReport
 from vitc.passes.rewrite import Rule
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A named function Graph -> Graph; its docstring is the contract. `rules` are what it applies."""
+    """A named function Graph -> Graph whose docstring is the contract, and the rules it tries."""
 
     name: str
     function: Callable[[Graph, PassOptions], Graph]
     rules: tuple[Rule, ...] = ()
 
 
-CLEAN = Pass("clean", clean.clean, clean.RULES)
-FUSE = Pass("fuse_epilogue", fuse_epilogue.fuse_epilogue, fuse_epilogue.RULES)
+def _pass(module: ModuleType) -> Pass:
+    """The pass of a module: its function has the module's name."""
+    name = module.__name__.rpartition(".")[2]
+    return Pass(name, getattr(module, name), getattr(module, "RULES", ()))
+
+
+CLEAN = _pass(clean)
+FUSE = _pass(fuse_epilogue)
 
 PIPELINE: tuple[Pass, ...] = (
     CLEAN,
-    Pass("patch_embed", patch_embed.patch_embed, patch_embed.RULES),
+    _pass(patch_embed),
+    CLEAN,
+    FUSE,
+    _pass(recognise_attention),
+    _pass(embed_table),
+    FUSE,
+    _pass(fold_affine),
+    _pass(sink_rows),
+    CLEAN,
+    _pass(fold_norm_affine),
+    _pass(fold_attention),
     FUSE,
     CLEAN,
 )

@@ -32,9 +32,9 @@ class Rule:
     apply: Callable[[Match, Node], Replacement]
 
 
-def rule(equation: str) -> Callable[[Callable[[Match, Node], Replacement]], Rule]:
-    """Decorator: makes a function the rule of its name."""
-    return lambda function: Rule(function.__name__, equation, function)
+def rule(function: Callable[[Match, Node], Replacement]) -> Rule:
+    """Decorator: a function becomes the rule of its name; its docstring is the equation."""
+    return Rule(function.__name__, (function.__doc__ or "").split("\n")[0], function)
 
 
 class Match:
@@ -42,7 +42,7 @@ class Match:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.build = Builder(graph.types)
+        self.build = Builder(graph.types, numbered=True)
         self.types = dict(graph.types)
         self.producers: dict[str, Node] = {}
         self.renamed: dict[str, str] = {}  # replaced value -> the existing value that equals it
@@ -104,6 +104,7 @@ def rewrite(graph: Graph, rules: Sequence[Rule], *, check: bool = False) -> Grap
     check: every application is interpreted on random arrays, both sides, and compared.
     Raises GraphError naming the rules when they never settle, or the rule that is not exact.
     """
+    applied = set[str]()
     for _ in range(SWEEPS):
         graph, applied = _sweep(graph, rules, check)
         if not applied:
