@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 from vitc.errors import UnsupportedModelError
 
@@ -34,7 +37,7 @@ def export_module(
     images = torch.zeros(_EXAMPLE_BATCH, *image_shape, device=device)
     batch = {0: Dim("batch", min=1)}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _without_caches(module):
             return export(module, (images,), dynamic_shapes=(batch,), strict=False)
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
@@ -43,6 +46,28 @@ def export_module(
             f"{list(image_shape)}: {type(error).__name__}: {reason.strip()}",
             hint="its control flow and shapes must not depend on the images or the batch",
         ) from error
+
+
+@contextmanager
+def _without_caches(module: nn.Module) -> Generator[None]:
+    """Empties what modules have cached of earlier runs, as LeViT does with its biases.
+
+    A cached tensor would become a constant of the graph, although it follows from parameters.
+    """
+    kept: list[tuple[dict[str, Any], str, Any]] = []
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name.endswith("_cache") and isinstance(value, dict):
+                kept.append((vars(part), name, cast("dict[str, Any]", value)))
+    for attributes, name, _ in kept:
+        attributes[name] = {}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The tensor attribute.* assigned during export")
+            yield
+    finally:
+        for attributes, name, value in kept:
+            attributes[name] = value
 
 
 def check_module(module: nn.Module) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vitc.errors import GraphError, UnsupportedModelError, UnsupportedOp
 from vitc.frontend.aliases import Aliases
+from vitc.frontend.known import Known
 from vitc.frontend.provenance import Names, location, module_path, source_line
-from vitc.frontend.signature import Signature, tensor_type, to_dim
+from vitc.frontend.signature import Signature, tensor_type, to_dim, to_numpy
 from vitc.ir.builder import Value
 from vitc.ir.graph import Graph
 from vitc.ir.types import TensorType
@@ -54,6 +55,7 @@ class _Importer:
         self.aliases = Aliases(self.nodes)
         ports = (*self.signature.inputs, *self.signature.weights)
         self.builder = Context(port.name for port in ports)
+        self.known = Known()
         self.values: dict[Node, Any] = {}
         self.refused: dict[UnsupportedOp, None] = {}
 
@@ -87,9 +89,11 @@ class _Importer:
         for placeholder, (name, array) in self.signature.literals.items():
             self.builder.hint = name
             self.values[by_name[placeholder]] = self.builder.literal(array)
+            self.known.place(by_name[placeholder], array)
 
     def _call(self, node: Node) -> None:
         if node.target is operator.getitem:
+            self.known.run(node, self.values)
             whole: Any = node.args[0]
             self.values[node] = self.values[whole][node.args[1]]
             return
@@ -115,12 +119,16 @@ class _Importer:
         b.loc, b.hint, b.results = location(node), self.names.hint(node), results
         made: Any = None
         try:
-            importer = IMPORTERS.get(target)
-            if importer is None:
-                raise Unsupported("")
             self.aliases.check(node)
-            args, kwargs = self._resolve(node.args), self._resolve(node.kwargs)
-            made = importer(b, *args, **kwargs)
+            tensor = self.known.run(node, self.values)
+            importer = IMPORTERS.get(target)
+            if importer is not None:
+                args, kwargs = self._resolve(node.args), self._resolve(node.kwargs)
+                made = importer(b, *args, **kwargs)
+            elif _is_tensor(tensor):
+                made = b.literal(to_numpy(tensor))
+            else:
+                raise Unsupported("")
             self._check(node, made, results)
         except (ValueError, TypeError, KeyError) as error:
             self._refuse(node, f"{target}: {error}" if str(error) else target)
