@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vitc.codegen.access import RowAccess, row_access
-from vitc.codegen.kernel import KernelCall, Operand, Site
+from vitc.codegen.kernel import Operand, Site
 from vitc.ir.op import TypeMismatch
 from vitc.ir.types import DType, Shape, per_image
 from vitc.ops.fused import Fused, Step
@@ -78,27 +78,6 @@ class _Writer:
     members: list[Member] = field(default_factory=list[Member])
     row: list[Member] = field(default_factory=list[Member])
     lines: list[str] = field(default_factory=list[str])
-
-
-def readable(operand: Operand, result: Shape) -> bool:
-    """Whether a step can read the operand: whole rows, or one value a row, none of them guarded."""
-    access = row_access(operand, result)
-    return access is not None and not access.guards
-
-
-def readable_step(site: Site, index: int, operand: Operand) -> bool:
-    """As `readable`, for step operand `index` of a site."""
-    return readable(operand, _step_shape(site, index))
-
-
-def _step_shape(site: Site, index: int) -> Shape:
-    """The shape that step operand `index` is read over: statistics keep their own columns."""
-    assert isinstance(site.op, Fused)
-    result = site.results[0].shape
-    for step in site.op.steps:
-        if step.operand == index and step.kind == "row_rstd":
-            return (*result[:-1], site.inputs[index].shape[-1])
-    return result
 
 
 def writable(operand: Operand, result: Shape) -> bool:
@@ -219,20 +198,3 @@ def float_text(value: float) -> str:
     """A C++ float literal."""
     text = repr(float(value))
     return f"{text}f" if any(c in text for c in ".en") else f"{text}.0f"
-
-
-def aliasable(call: KernelCall, first_step_operand: int) -> tuple[int, ...]:
-    """Step operands with the very elements of the output: each is read before it is written."""
-    output = call.outputs[0]
-    names = [operand.value for operand in call.inputs]
-    return tuple(
-        index
-        for index, operand in enumerate(call.inputs)
-        if index >= first_step_operand
-        and not call.site.constant[index]
-        and operand.type == output.type
-        and names.count(operand.value) == 1  # not also the product's own operand
-        and operand.is_dense
-        and output.is_dense
-        and call.site.inputs[index].shape == call.site.results[0].shape
-    )

@@ -8,14 +8,8 @@ from typing import ClassVar
 from vitc.codegen.access import run_access
 from vitc.codegen.kernel import Kernel, KernelCall, Operand, Rendered, Site
 from vitc.codegen.render import render
-from vitc.codegen.targets.cpu.epilogue import (
-    C_TYPES,
-    Epilogue,
-    readable_step,
-    refusal,
-    render_epilogue,
-    writable,
-)
+from vitc.codegen.steps import readable_step
+from vitc.codegen.targets.cpu.epilogue import C_TYPES, Epilogue, refusal, render_epilogue, writable
 from vitc.codegen.targets.cpu.rows import Rows, left_rows
 from vitc.ir.expr import Expr, Var, coordinates, source_of
 from vitc.ir.index_map import Expand, IndexMap

@@ -8,12 +8,11 @@ from typing import ClassVar
 from vitc.codegen.access import run_access
 from vitc.codegen.kernel import Kernel, KernelCall, Operand, Rendered, Site
 from vitc.codegen.render import render
+from vitc.codegen.steps import aliasable, readable_step
 from vitc.codegen.targets.cpu.epilogue import (
     C_TYPES,
     Epilogue,
-    aliasable,
     float_text,
-    readable_step,
     refusal,
     render_epilogue,
     writable,

@@ -75,6 +75,27 @@ VITC_DEVICE void apply(float (&v)[V]) {
   for (int i = 0; i < V; ++i) v[i] = Function::apply(v[i]);
 }
 
+// v = f(v), elementwise.
+template <int V, class F>
+VITC_DEVICE void transform(float (&v)[V], const F& f) {
+  VITC_UNROLL
+  for (int i = 0; i < V; ++i) v[i] = f(v[i]);
+}
+
+// v = f(v, other[0..V)), elementwise; `other` is aligned as vectors are.
+template <int V, class T, class F>
+VITC_DEVICE void combine(float (&v)[V], const T* other, const F& f) {
+  float o[V];
+  load_floats<V>(o, other);
+  VITC_UNROLL
+  for (int i = 0; i < V; ++i) v[i] = f(v[i], o[i]);
+}
+template <int V, class T, class F>
+VITC_DEVICE void combine_unaligned(float (&v)[V], const T* other, const F& f) {
+  VITC_UNROLL
+  for (int i = 0; i < V; ++i) v[i] = f(v[i], to_float(other[i]));
+}
+
 template <int V>
 VITC_DEVICE void scale(float (&v)[V], float factor) {
   VITC_UNROLL
@@ -106,6 +127,15 @@ VITC_DEVICE void write(T* to, float (&v)[V]) {
   VITC_UNROLL
   for (int i = 0; i < V; ++i) v[i] = to_float(from_float<T>(v[i]));
   store_floats<V>(to, v);
+}
+
+template <int V, class T>
+VITC_DEVICE void write_unaligned(T* to, float (&v)[V]) {
+  VITC_UNROLL
+  for (int i = 0; i < V; ++i) {
+    to[i] = from_float<T>(v[i]);
+    v[i] = to_float(to[i]);
+  }
 }
 
 // 1 / sqrt(mean of squares + eps) of a row from the partial sums that its writer left: kSlices of them.

@@ -1,0 +1,1 @@
+"""What the GPU targets share: the kernels of `templates/include/vitc/gpu` and their text."""

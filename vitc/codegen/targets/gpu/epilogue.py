@@ -1,0 +1,217 @@
+"""The steps of a fused op as the functor that GPU kernels apply to a few columns of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vitc.codegen.access import RowAccess, row_access
+from vitc.codegen.kernel import Operand, Site
+from vitc.ir.expr import Expr
+from vitc.ir.op import TypeMismatch
+from vitc.ir.types import DType, Shape, per_image
+from vitc.ops.fused import Fused, Step
+
+C_TYPES = {
+    DType.FLOAT32: "float",
+    DType.TF32: "float",
+    DType.FLOAT16: "half",
+    DType.BFLOAT16: "bfloat16",
+}
+_UNARY = {
+    "gelu": "GeluErf",
+    "gelu_tanh": "GeluTanh",
+    "quick_gelu": "GeluQuick",
+    "silu": "Silu",
+    "relu": "Relu",
+    "hardswish": "HardSwish",
+    "sigmoid": "Sigmoid",
+}
+# Cheaper forms whose error a 16-bit result hides.
+_HALF_FORMS = {"gelu": "GeluErfHalf", "gelu_tanh": "GeluTanhHalf"}
+_EXPRESSIONS = {
+    "hardsigmoid": "minimum(maximum(x + 3.f, 0.f), 6.f) * (1.f / 6.f)",
+    "tanh": "tanhf(x)",
+    "exp": "expf(x)",
+    "log": "logf(x)",
+    "sqrt": "sqrtf(x)",
+    "rsqrt": "1.f / sqrtf(x)",
+    "reciprocal": "1.f / x",
+    "square": "x * x",
+    "neg": "-x",
+    "abs": "fabsf(x)",
+    "sin": "sinf(x)",
+    "cos": "cosf(x)",
+    "add": "x + {o}",
+    "sub": "x - {o}",
+    "rsub": "{o} - x",
+    "mul": "x * {o}",
+    "div": "x / {o}",
+    "rdiv": "{o} / x",
+    "maximum": "maximum(x, {o})",
+    "minimum": "minimum(x, {o})",
+    "scale": "x * {o}",
+    "shift": "x + {o}",
+    "clamp_min": "maximum(x, {o})",
+    "clamp_max": "minimum(x, {o})",
+    "pow": "powf(x, {o})",
+}
+VECTOR = 8  # most columns that a lane handles at once; row offsets must keep to multiples of it
+
+
+@dataclass(frozen=True)
+class Member:
+    """A pointer that the functor holds, and the argument that fills it."""
+
+    type: str
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """Parameters of templates/gpu/epilogue.jinja.
+
+    row_scale: expression of the row m, or "". lines: one statement per step. parts: sums of squares
+    of a row, 0 for none.
+    """
+
+    members: tuple[Member, ...]
+    row_scale: str
+    lines: tuple[str, ...]
+    parts: int
+
+
+@dataclass
+class _Writer:
+    half: bool
+    members: list[Member] = field(default_factory=list[Member])
+    row_scale: str = ""
+    lines: list[str] = field(default_factory=list[str])
+
+
+def refusal(site: Site) -> str | None:
+    """Why the steps of the site cannot be rendered, or None."""
+    assert isinstance(site.op, Fused)
+    scales = [i for i, step in enumerate(site.op.steps) if step.kind == "row_rstd"]
+    if scales not in ([], [0]):
+        return "statistics can only scale the rows first"
+    runtime = [t for t, const in zip(site.inputs, site.constant, strict=True) if not const]
+    bad = [type_ for type_ in (*runtime, *site.results) if type_.dtype not in C_TYPES]
+    return f"dtype {bad[0].dtype.value} has no GPU form" if bad else None
+
+
+def writable(operand: Operand, result: Shape) -> bool:
+    """Whether rows can be stored through the operand's map, in aligned vectors."""
+    access = row_access(operand, result)
+    return (
+        access is not None and access.column == 1 and not access.guards and _aligned(access, result)
+    )
+
+
+def render_epilogue(
+    op: Fused,
+    inputs: tuple[Operand, ...],
+    outputs: tuple[Operand, ...],
+    result: Shape,
+    *,
+    first_output: int | None = None,
+) -> Epilogue:
+    """The functor for the steps of `op`, whose first result has shape `result`."""
+    writer = _Writer(half=outputs[0].type.dtype in (DType.FLOAT16, DType.BFLOAT16))
+    for number, step in enumerate(op.steps):
+        _step(writer, number, step, inputs, result)
+    position = len(inputs) if first_output is None else first_output
+    type_ = C_TYPES[outputs[0].type.dtype]
+    writer.members.append(Member(f"{type_}*", "out", f"arg<{type_}>(call, {position})"))
+    access = _require(row_access(outputs[0], result), outputs[0])
+    aligned = "" if _aligned(access, result) else "_unaligned"
+    writer.lines.append(f"write{aligned}(out + {_at(access)}, v);")
+    parts = 0
+    if op.stats:
+        parts = per_image(outputs[1].type.shape[-1:])
+        writer.members.append(Member("float*", "stats", f"arg<float>(call, {position + 1})"))
+    return Epilogue(tuple(writer.members), writer.row_scale, tuple(writer.lines), parts)
+
+
+def _step(
+    writer: _Writer, number: int, step: Step, inputs: tuple[Operand, ...], result: Shape
+) -> None:
+    if step.kind in _UNARY:
+        name = (_HALF_FORMS if writer.half else _UNARY).get(step.kind, _UNARY[step.kind])
+        writer.lines.append(f"apply<{name}>(v);")
+    elif step.kind == "row_rstd":
+        _row_rstd(writer, step, inputs[step.operand or 0], result)
+    elif step.operand is None:
+        constant = float_text(step.values[0]) if step.values else ""
+        body = _EXPRESSIONS[step.kind].format(o=constant)
+        writer.lines.append(f"transform(v, [](float x) {{ return {body}; }});")
+    else:
+        _operand_step(writer, number, step, inputs[step.operand], result)
+
+
+def _operand_step(
+    writer: _Writer, number: int, step: Step, operand: Operand, result: Shape
+) -> None:
+    assert step.operand is not None
+    access = _require(row_access(operand, result), operand)
+    pointer = _pointer(writer, step.operand, operand)
+    body = _EXPRESSIONS[step.kind].format(o="o")
+    if access.column == 0:
+        writer.lines.append(f"const float r{number} = to_float({pointer}[{access.row}]);")
+        body = _EXPRESSIONS[step.kind].format(o=f"r{number}")
+        writer.lines.append(f"transform(v, [=](float x) {{ return {body}; }});")
+        return
+    aligned = "" if _aligned(access, result) else "_unaligned"
+    where = f"{pointer} + {_at(access)}"
+    plain = {"add": "add", "mul": "multiply"}.get(step.kind) if not aligned else None
+    if plain:
+        writer.lines.append(f"{plain}(v, {where});")
+    else:
+        functor = f"[](float x, float o) {{ return {body}; }}"
+        writer.lines.append(f"combine{aligned}(v, {where}, {functor});")
+
+
+def _row_rstd(writer: _Writer, step: Step, operand: Operand, result: Shape) -> None:
+    shape = (*result[:-1], operand.map.result[-1])
+    access = _require(row_access(operand, shape), operand)
+    assert step.operand is not None
+    pointer = _pointer(writer, step.operand, operand)
+    size, eps = step.values
+    parts = per_image(shape[-1:])
+    where = f"{pointer} + {access.row}"
+    writer.row_scale = f"rstd<{parts}>({where}, 1.f / {int(size)}, {float_text(eps)})"
+    writer.lines.append("scale(v, row_scale);")
+
+
+def _pointer(writer: _Writer, index: int, operand: Operand) -> str:
+    name = f"in{index}"
+    if all(member.name != name for member in writer.members):
+        type_ = f"const {C_TYPES[operand.type.dtype]}"
+        writer.members.append(Member(f"{type_}*", name, f"arg<{type_}>(call, {index})"))
+    return name
+
+
+def _at(access: RowAccess) -> str:
+    return "n" if access.row == Expr() else f"{access.row} + n"
+
+
+def multiples(expr: Expr, of: int) -> bool:
+    """Whether the expression is a multiple of `of` whatever its variables are."""
+    return expr.constant % of == 0 and all(c % of == 0 for _, c in expr.terms)
+
+
+def _aligned(access: RowAccess, result: Shape) -> bool:
+    # Where the columns are no multiple of the vector, kernels go element by element anyway.
+    return per_image(result[-1:]) % VECTOR != 0 or multiples(access.row, VECTOR)
+
+
+def _require(access: RowAccess | None, operand: Operand) -> RowAccess:
+    if access is None or access.guards:
+        raise TypeMismatch(f"%{operand.value} cannot be read row by row through {operand.map}")
+    return access
+
+
+def float_text(value: float) -> str:
+    """A C++ float literal."""
+    text = repr(float(value))
+    return f"{text}f" if any(c in text for c in ".en") else f"{text}.f"

@@ -1,0 +1,180 @@
+"""`linear` as a tensor-core GEMM; a cost model chooses the tile for each batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vitc.codegen.access import row_count, run_access
+from vitc.codegen.kernel import Kernel, KernelCall, Operand, Packing, Rendered, Site
+from vitc.codegen.render import render
+from vitc.codegen.steps import aliasable, readable_step
+from vitc.codegen.targets.gpu.device import Architecture, Tuning
+from vitc.codegen.targets.gpu.epilogue import Epilogue, refusal, render_epilogue, writable
+from vitc.codegen.targets.gpu.sources import RowSource, row_source, row_total
+from vitc.ir.op import Op
+from vitc.ir.types import DType, per_image
+from vitc.ops import Fused, Linear, Pointwise
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of vitc/gpu/gemm.cuh: rows, columns, warps along each, and stages. Depth is 64 bytes
+    a row, or 128 where `deep`.
+    """
+
+    rows: int
+    columns: int
+    warps_m: int
+    warps_n: int
+    stages: int
+    deep: bool = False
+
+    @property
+    def slice(self) -> int:
+        return self.columns // self.warps_n
+
+    def depth(self, itemsize: int) -> int:
+        return (128 if self.deep else 64) // itemsize
+
+    def shared_bytes(self, arch: Architecture) -> int:
+        stages = self.stages if arch.async_copies else 2
+        return stages * (self.rows + self.columns) * (128 if self.deep else 64) + 4 * self.rows
+
+    def cpp(self, arch: Architecture, dtype: DType) -> str:
+        """GemmTile's template arguments."""
+        stages, copies = (self.stages, "true") if arch.async_copies else (2, "false")
+        depth = self.depth(dtype.itemsize)
+        sizes = (self.rows, self.columns, depth, self.warps_m, self.warps_n, stages)
+        return f"{arch.policy(dtype)}, {', '.join(map(str, sizes))}, {copies}"
+
+
+# Writers of statistics take the tiles whose warps are as wide as the target's statistics.
+TILES = (
+    Tile(128, 128, 2, 2, 4),
+    Tile(128, 128, 2, 2, 3, deep=True),
+    Tile(128, 64, 4, 1, 4),
+    Tile(128, 64, 2, 2, 4),
+    Tile(64, 128, 2, 2, 4),
+    Tile(64, 64, 4, 1, 4, deep=True),
+    Tile(64, 64, 2, 2, 4),
+    Tile(32, 64, 2, 1, 4, deep=True),
+    Tile(32, 64, 1, 2, 4, deep=True),
+    Tile(16, 64, 1, 1, 4, deep=True),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A tile's template arguments, and the largest batch that it is for."""
+
+    tile: str
+    up_to: int
+
+
+@dataclass(frozen=True)
+class GemmParams:
+    """Parameters of templates/gpu/gemm.cu.jinja."""
+
+    label: str
+    m: str
+    n: int
+    k: int
+    source: RowSource
+    epilogue: Epilogue
+    configs: tuple[Config, ...]
+
+
+class GpuGemm(Kernel):
+    """[M, K] x [N, K]^T with fused steps; the weight must be a constant."""
+
+    name: ClassVar[str] = "gemm"
+    ops: ClassVar[tuple[type[Op], ...]] = (Linear,)
+
+    def __init__(self, tuning: Tuning, stats_width: int) -> None:
+        self.tuning = tuning
+        self.stats_width = stats_width
+
+    def refuses(self, site: Site) -> str | None:
+        if not site.constant[1]:
+            return "the weight depends on the input"
+        if isinstance(site.op, Fused) and site.op.stats not in (0, self.stats_width):
+            return f"statistics are emitted for slices of {self.stats_width} columns"
+        return refusal(site)
+
+    def reads(self, site: Site, index: int, operand: Operand) -> bool:
+        if index == 0:
+            return run_access(operand, site.inputs[0].shape) is not None
+        return readable_step(site, index, operand)
+
+    def writes(self, site: Site, operand: Operand) -> bool:
+        return writable(operand, site.results[0].shape)
+
+    def in_place(self, call: KernelCall) -> tuple[int, ...]:
+        return aliasable(call, first_step_operand=2)
+
+    def render(self, call: KernelCall) -> Rendered:
+        op, site = call.site.op, call.site
+        assert isinstance(op, Fused)
+        result, dtype = site.results[0].shape, site.inputs[1].dtype
+        n, k = per_image(result[-1:]), per_image(site.inputs[0].shape[-1:])
+        rows, batched = row_count(result)
+        arch = self.tuning.arch
+        chosen = [
+            choose_tile(arch, dtype, rows * (b if batched else 1), n, k, op.stats)
+            for b in self.tuning.batches
+        ]
+        configs = [
+            Config(tile.cpp(arch, dtype), self.tuning.up_to(i))
+            for i, tile in enumerate(chosen)
+            if i + 1 == len(chosen) or chosen[i + 1] != tile
+        ]
+        params = GemmParams(
+            label=f"gemm {n}x{k}",
+            m=row_total(result),
+            n=n,
+            k=k,
+            source=row_source(call.inputs[0], site.inputs[0].shape),
+            epilogue=render_epilogue(op, call.inputs, call.outputs, result),
+            configs=tuple(configs),
+        )
+        text = render("gpu/gemm.cu.jinja", params)
+        return Rendered(text, "; ".join(config.tile for config in configs))
+
+
+def choose_tile(arch: Architecture, dtype: DType, m: int, n: int, k: int, stats: int) -> Tile:
+    """The tile with the least estimated time."""
+    fitting = [
+        tile
+        for tile in TILES
+        if (not stats or tile.slice == stats) and tile.shared_bytes(arch) <= arch.shared_bytes
+    ]
+    return min(fitting, key=lambda tile: cost(arch, dtype, tile, m, n, k))
+
+
+def cost(arch: Architecture, dtype: DType, tile: Tile, m: int, n: int, k: int) -> float:
+    """Relative time: waves of blocks, each as long as its slower side, copies or arithmetic.
+
+    A block's step of depth d multiplies rows x columns x d and copies (rows + columns) x d; the
+    ratio of the two rates is that of tensor cores to L2 per multiprocessor. Filling the pipeline
+    and the epilogue cost a block some steps more.
+    """
+    blocks = -(-m // tile.rows) * -(-n // tile.columns)
+    together = min(2, arch.shared_bytes // tile.shared_bytes(arch))
+    waves = -(-blocks // (arch.multiprocessors * together)) * together
+    depth = tile.depth(dtype.itemsize)
+    steps = -(-k // depth)
+    # Per multiprocessor and clock: 1024 multiply-adds of 16 bits, 32 bytes from L2. Small warp
+    # tiles read shared memory more often per multiply-add.
+    warp = tile.rows // tile.warps_m * tile.slice / (tile.rows // tile.warps_m + tile.slice)
+    arithmetic = tile.rows * tile.columns * depth / 1024 * (1 + 16 / warp)
+    copies = (tile.rows + tile.columns) * depth * dtype.itemsize / 32
+    overhead = tile.stages * 200 + tile.rows * tile.columns / 8
+    return waves * (steps * max(arithmetic, copies) + overhead)
+
+
+def cast(stored: DType, wanted: DType) -> Packing | None:
+    """A conversion of a constant, or None when it has the dtype already."""
+    if stored is wanted:
+        return None
+    return Packing(wanted.short, lambda b, value: b.emit(Pointwise(dtype=wanted), value))

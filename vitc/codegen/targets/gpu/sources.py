@@ -1,0 +1,73 @@
+"""Row sources: where the tiles of a product's left operand come from (vitc/gpu/source.cuh)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitc.codegen.access import row_access, row_count, run_access
+from vitc.codegen.kernel import Operand
+from vitc.codegen.targets.gpu.epilogue import C_TYPES, multiples
+from vitc.ir.expr import Expr, Guard, variables
+from vitc.ir.types import Shape, per_image
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Parameters of the source functor in templates/gpu/source.jinja.
+
+    type: of the stored elements. start: base pointer. vector: whether 16-byte chunks lie whole and
+    aligned. row: offset of a row, in m. column: what element k adds to it, in k; where the two
+    cannot be told apart, `row` is "" and `column` is the whole offset in m and k. guard: condition
+    on m outside of which the row is zero.
+    """
+
+    type: str
+    start: str
+    vector: bool
+    row: str
+    column: str
+    guard: str
+
+
+def row_source(operand: Operand, shape: Shape, index: int = 0) -> RowSource:
+    """The source that reads rows of `shape` [..., K] out of the stored operand."""
+    type_ = C_TYPES[operand.type.dtype]
+    chunk = 16 // operand.type.dtype.itemsize
+    start = f"arg<const {type_}>(call, {index})"
+    access = row_access(operand, shape)
+    if access is not None and access.column == 1:
+        aligned = multiples(access.row, chunk) and per_image(shape[-1:]) % chunk == 0
+        return RowSource(type_, start, aligned, str(access.row), "k", _text(access.guards))
+    runs = run_access(operand, shape)
+    assert runs is not None, operand.map
+    guard = _text(runs.guards)
+    parts = _separate(runs.start)
+    if parts is None:
+        return RowSource(type_, start, False, "", f"{runs.start} + k % {runs.run}", guard)
+    row, column = parts
+    aligned = runs.run % chunk == 0 and multiples(row, chunk) and multiples(column, chunk)
+    return RowSource(type_, start, aligned, str(row), f"{column} + k % {runs.run}", guard)
+
+
+def _text(guards: tuple[Guard, ...]) -> str:
+    return " && ".join(str(guard) for guard in guards)
+
+
+def _separate(expr: Expr) -> tuple[Expr, Expr] | None:
+    """(terms of m with the constant, terms of k), or None where one term has both."""
+    row, column = Expr((), expr.constant), Expr()
+    for atom, coefficient in expr.terms:
+        names = variables(Expr.of(atom))
+        if names == frozenset(("k",)):
+            column = column + Expr.of(atom) * coefficient
+        elif "k" in names:
+            return None
+        else:
+            row = row + Expr.of(atom) * coefficient
+    return row, column
+
+
+def row_total(shape: Shape) -> str:
+    """The number of rows of one call, as a C++ expression."""
+    rows, batched = row_count(shape)
+    return f"int(call.batch) * {rows}" if batched else str(rows)
