@@ -157,6 +157,15 @@ def test_mode_of_the_file(library: Path) -> None:
     assert library.stat().st_mode & 0o777 == 0o777 & ~mask
 
 
+@pytest.fixture(params=["nameless", "named"])
+def kind_of_file(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of writing, whatever the file system here can do."""
+    if request.param == "named":
+        monkeypatch.delattr(os, "O_TMPFILE")
+    return request.param
+
+
+@pytest.mark.usefixtures("kind_of_file")
 def test_atomic_file_on_errors(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
@@ -169,7 +178,10 @@ def test_atomic_file_on_errors(tmp_path: Path) -> None:
     for error in (KeyboardInterrupt, ValueError):
         with pytest.raises(error):
             stop(error)
-    with pytest.raises(StorageError, match="Is a directory"), atomic_file(tmp_path) as file:
+    with (
+        pytest.raises(StorageError, match=r"Is a directory|File exists"),
+        atomic_file(tmp_path) as file,
+    ):
         file.write(b"new")
     with pytest.raises(StorageError, match="No such file"), atomic_file(tmp_path / "a" / "b"):
         pass
@@ -202,15 +214,38 @@ def test_full_disk(elf: Path, tmp_path: Path, mode: Any) -> None:
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_no_space_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = os.open
-    monkeypatch.setattr(os, "open", lambda path, *rest: real("/dev/full", os.O_RDWR))
-    with (
-        pytest.raises(StorageError, match="No space left on device"),
-        atomic_file(tmp_path / "x") as f,
-    ):
-        f.write(b"new")
+def test_no_space_is_named(tmp_path: Path) -> None:
+    def fill() -> None:
+        with atomic_file(tmp_path / "x") as file:
+            os.dup2(full.fileno(), file.fileno())
+            file.write(b"new")
+
+    no_space = pytest.raises(StorageError, match="No space left on device")
+    with open("/dev/full", "wb", buffering=0) as full, no_space:
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("old")
+    program = f"""
+        import os, signal
+        from pathlib import Path
+        from vitc.runtime.files import _create, atomic_file
+        probe = Path({str(tmp_path)!r}) / "probe"
+        print(_create(probe, 0o666)[1])
+        probe.unlink(missing_ok=True)
+        with atomic_file(Path({str(tmp_path / "x")!r})) as file:
+            file.write(b"new" * 100_000)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = [sys.executable, "-u", "-c", textwrap.dedent(program)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    if killed.stdout != "True\n":
+        pytest.skip("the file system of the temporary folder has no O_TMPFILE")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() == "old"
 
 
 def test_save_notices_that_its_file_is_gone(library: Path, tmp_path: Path) -> None:
