@@ -7,12 +7,12 @@ from dataclasses import replace
 from vitc.ir.builder import Value
 from vitc.ir.graph import Graph, Node
 from vitc.ir.index_map import Reshape, Slice
-from vitc.ops import Concat, Fused, Linear, Move, Norm, Pointwise, Step
+from vitc.ops import Concat, Fused, Linear, Move, Norm, Pointwise, Reduce, Step
 from vitc.passes.maps import canonical, is_bijective, keeps_columns
 from vitc.passes.options import PassOptions
 from vitc.passes.permutes import PERMUTE_RULES
 from vitc.passes.rewrite import Match, Replacement, rewrite, rule
-from vitc.passes.steps import Bound, bound_steps, emit_steps, main_operands
+from vitc.passes.steps import Bound, bound_steps, emit_steps, is_plain, main_operands
 
 
 @rule
@@ -162,6 +162,49 @@ def slice_of_concat(match: Match, node: Node) -> Replacement:
     return None
 
 
+@rule
+def sum_of_parts(match: Match, node: Node) -> Replacement:
+    """sum over axis of concat(a, b) = a + b for parts of size one"""
+    op = node.op
+    made = match.producer(node.inputs[0], Concat) if isinstance(op, Reduce) else None
+    if made is None or not isinstance(op, Reduce) or op.kind not in ("sum", "mean", "max"):
+        return None
+    parts = [match.value(name) for name in made[0].inputs]
+    axis, shape = made[1].axis, match.types[node.output].shape
+    rank = len(parts[0].shape)
+    alone = [a % rank for a in op.axes] == [axis] and all(p.shape[axis] == 1 for p in parts)
+    if not alone or not is_plain(op):
+        return None
+    first, *rest = [match.build.reshape(part, shape) for part in parts]
+    steps = [Bound("maximum" if op.kind == "max" else "add", part) for part in rest]
+    if op.kind == "mean":
+        steps.append(Bound("scale", None, (1.0 / len(parts),)))
+    return emit_steps(match.build, Pointwise(), (first,), [*steps, *bound_steps(match, node, op)])
+
+
+@rule
+def self_gated(match: Match, node: Node) -> Replacement:
+    """x sigmoid(x) = silu(x);  x sigmoid(1.702 x) = quick_gelu(x)"""
+    op = node.op
+    if not isinstance(op, Pointwise) or not op.steps or op.steps[0].kind != "mul":
+        return None
+    first, *rest = bound_steps(match, node, op)
+    x = match.value(node.inputs[0])
+    for value, gate in ((x, first.operand), (first.operand, x)):
+        made = match.producer(gate.name, Pointwise) if gate is not None else None
+        if value is None or made is None or made[0].inputs != (value.name,):
+            continue
+        kind = _GATES.get(tuple((step.kind, step.values) for step in made[1].steps))
+        if kind is not None and is_plain(made[1]):
+            return emit_steps(match.build, op, (value,), [Bound(kind), *rest])
+    return None
+
+
+_GATES = {
+    (("sigmoid", ()),): "silu",
+    (("scale", (1.702,)), ("sigmoid", ())): "quick_gelu",
+}
+
 RULES = (
     compose_moves,
     drop_identity,
@@ -172,6 +215,8 @@ RULES = (
     reshape_first,
     flatten_concat,
     slice_of_concat,
+    sum_of_parts,
+    self_gated,
     *PERMUTE_RULES,
 )
 

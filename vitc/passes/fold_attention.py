@@ -46,6 +46,8 @@ def _source(match: Match, attention: Node, index: int) -> _Source | None:
     if moved is None or made is None or made[1].stats or not match.is_constant(made[0].inputs[1]):
         return None
     name = made[0].output
+    if match.is_constant(name):
+        return None
     if match.is_output(name) or not all(
         _leads_to(match, r, attention) for r in match.readers(name)
     ):
@@ -146,6 +148,11 @@ def fold_softmax_scale(match: Match, node: Node) -> Replacement:
     op = node.op
     if not isinstance(op, Attention) or op.scale == 1.0:
         return None
+    if match.is_constant(node.inputs[Q]):
+        match.build.hint = node.inputs[Q]
+        q = match.build.scale(match.value(node.inputs[Q]), op.scale)
+        match.build.hint = node.output
+        return match.build.emit_all(replace(op, scale=1.0), q, *match.values(node)[1:])
     source = _source(match, node, Q)
     if source is None or len(source.op.steps) > 1:
         return _scale_into_norm(match, node, op)

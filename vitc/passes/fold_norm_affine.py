@@ -64,10 +64,11 @@ def _absorbs(match: Match, name: str, reader: Node) -> bool:
 
 
 def _is_row_mean(match: Match, node: Node) -> bool:
+    if not isinstance(node.op, Reduce):
+        return False
     rank = match.types[node.inputs[0]].rank
     return (
-        isinstance(node.op, Reduce)
-        and node.op.kind == "mean"
+        node.op.kind == "mean"
         and is_plain(node.op)
         and not node.op.steps
         and all(axis % rank != rank - 1 for axis in node.op.axes)

@@ -14,14 +14,20 @@ from vitc.ir.graph import Graph
 from vitc.ir.text import print_graph
 from vitc.ir.verify import verify
 from vitc.passes import (
+    assign_dtypes,
+    average_heads,
+    centre_residual,
     clean,
     embed_table,
     fold_affine,
     fold_attention,
     fold_norm_affine,
     fuse_epilogue,
+    hoist_constants,
+    merge_linears,
     patch_embed,
     recognise_attention,
+    row_statistics,
     sink_rows,
 )
 from vitc.passes.options import PassOptions, PassReport
@@ -48,19 +54,27 @@ FUSE = _pass(fuse_epilogue)
 
 PIPELINE: tuple[Pass, ...] = (
     CLEAN,
+    _pass(hoist_constants),
     _pass(patch_embed),
     CLEAN,
     FUSE,
     _pass(recognise_attention),
+    _pass(merge_linears),
+    FUSE,
     _pass(embed_table),
     FUSE,
     _pass(fold_affine),
+    _pass(average_heads),
     _pass(sink_rows),
     CLEAN,
     _pass(fold_norm_affine),
     _pass(fold_attention),
     FUSE,
     CLEAN,
+    _pass(centre_residual),
+    _pass(row_statistics),
+    CLEAN,
+    _pass(assign_dtypes),
 )
 
 

@@ -156,6 +156,9 @@ class _Trimmer:
         op = node.op
         if isinstance(op, Move):
             op = Move(canonical(through_map(op.map, made)[1]))
+        if all(span is None for span in made):  # the same value keeps its name
+            self.build.nodes.append(Node(op, names, node.outputs, node.loc))
+            return
         self.build.hint = node.output
         results = self.build.emit_all(op, *read)
         self.values.update(zip(node.outputs, results, strict=True))
