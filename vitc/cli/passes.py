@@ -113,7 +113,7 @@ def _read(graph: str) -> str:
         raise LoadError(f"cannot read '{graph}': {error}") from error
 
 
-def _dtype(name: str):
+def _dtype(name: str) -> DType:
     from vitc.ir.types import DType
 
     try:

@@ -25,7 +25,8 @@ def _table(title: str, *columns: str, numeric: Sequence[str] = ()) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         right = column in numeric
-        table.add_column(column, justify="right" if right else "left", no_wrap=right)
+        justify = "right" if right else "left"
+        table.add_column(column, justify=justify, no_wrap=right, overflow="fold")
     return table
 
 

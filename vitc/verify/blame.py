@@ -83,12 +83,14 @@ def first_module(
 ) -> str:
     """ ", first in '<module path>'" by comparing the results of modules with those of their nodes.
 
-    Only results of equal shape can be compared: the graph keeps images channels-last.
+    Only modules without parts are compared, whose last node makes their result, and only results
+    of equal shape: the graph keeps images channels-last.
     """
     results: dict[str, list[Array]] = {}
 
     def keep(node: Node, values: tuple[Array, ...]) -> None:
-        results.setdefault(node.loc, []).append(values[0])
+        path = node.loc.partition(" ")[0]  # the source line follows
+        results.setdefault(path, []).append(values[0])
 
     inputs = {imported.inputs[0].name: images.double().cpu().numpy()}
     interpret(imported, inputs, weights, observe=keep)
@@ -100,11 +102,11 @@ def first_module(
 
 
 def _module_results(model: nn.Module, images: Tensor) -> list[tuple[str, Array]]:
-    """Results of all modules in float64, in the order in which they end."""
+    """Results of all modules without parts, in float64, in the order in which they run."""
     twin = copy.deepcopy(model).double().eval()
     seen: list[tuple[str, Array]] = []
     named = cast(Iterator[tuple[str, nn.Module]], twin.named_modules())
-    paths = {part: path for path, part in named}
+    paths = {part: path for path, part in named if not any(True for _ in part.children())}
 
     def record(part: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):

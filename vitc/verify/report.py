@@ -47,7 +47,7 @@ class StepError:
         library's earlier kernels left; inf when it cannot be told, `problem` then says why.
     drift: error of its results against float64 all the way from the images, or None.
     bound: what `own` may be.
-    loc: module path of the op.
+    loc: module path of the op, and its source line.
     """
 
     index: int
