@@ -250,6 +250,14 @@ def test_failing_kernel(module: Module) -> None:
     np.testing.assert_array_equal(module(toy.images()).y, toy.expected(toy.images()))
 
 
+def test_out_of_memory(build: Callable[..., Path], tmp_path: Path) -> None:
+    path = toy.make_library(build("huge", workspace_bytes=1 << 50), tmp_path / "toy.so")
+    with load(path) as module:
+        for call in (module.new_context, lambda: module(toy.images())):
+            with pytest.raises(DeviceError, match=f"cannot allocate {1 << 50} bytes for the work"):
+                call()
+
+
 @pytest.mark.parametrize("device", ["cpu", "cpu:0", 0])
 def test_device(library: Path, device: str | int) -> None:
     load(library, device=device).close()

@@ -143,7 +143,11 @@ def manifest(dtype: str = "float32") -> dict[str, Any]:
     }
 
 
-def source(dtype: str = "float32", manifest_text: str | None = None) -> ModelSource:
+def source(
+    dtype: str = "float32",
+    manifest_text: str | None = None,
+    workspace_bytes: int = MAX_BATCH * 105 * 4,
+) -> ModelSource:
     """The parameters of the toy's model.cc."""
     layout = plan_payload({name: weight.spec for name, weight in constants().items()})
     return ModelSource(
@@ -160,7 +164,7 @@ def source(dtype: str = "float32", manifest_text: str | None = None) -> ModelSou
         ),
         payload_header=layout.header,
         payload_data_bytes=layout.data_bytes,
-        workspace_bytes=MAX_BATCH * 105 * 4,
+        workspace_bytes=workspace_bytes,
         steps=(
             StepParam(
                 "scale",
@@ -194,28 +198,27 @@ class Sources(NamedTuple):
 
 
 def write_sources(
-    folder: Path, dtype: str = "float32", manifest_text: str | None = None, more_code: str = ""
+    folder: Path, *, dtype: str = "float32", more_code: str = "", **options: Any
 ) -> Sources:
-    """Writes the toy's C++; kernels are to be compiled once with each -DVITC_ISA."""
+    """Writes the toy's C++; kernels are to be compiled once with each -DVITC_ISA.
+
+    options: of source().
+    """
     sources = Sources(folder / "model.cc", folder / "kernels.cc")
-    sources.model.write_text(render_model(source(dtype, manifest_text)))
+    sources.model.write_text(render_model(source(dtype, **options)))
     element = BFLOAT16 if dtype == "bfloat16" else "using element = float;\n"
     head = '#include <stdint.h>\n#include "vitc/kernel.h"\n' + element
     sources.kernels.write_text(head + KERNELS + more_code)
     return sources
 
 
-def build_elf(
-    folder: Path,
-    *,
-    dtype: str = "float32",
-    manifest_text: str | None = None,
-    model_defines: tuple[str, ...] = (),
-    more_code: str = "",
-) -> Path:
-    """Compiles the toy with plain g++; the result has no weights yet."""
+def build_elf(folder: Path, *, model_defines: tuple[str, ...] = (), **options: Any) -> Path:
+    """Compiles the toy with plain g++; the result has no weights yet.
+
+    options: of write_sources().
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model, kernels = write_sources(folder, dtype, manifest_text, more_code)
+    model, kernels = write_sources(folder, **options)
     elf = folder / "toy.elf"
     flags = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
     compiler = (os.environ.get("CXX", "g++"), *flags, f"-I{TEMPLATES / 'include'}")
