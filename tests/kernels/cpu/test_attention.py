@@ -58,7 +58,7 @@ def test_attention(
 
 def test_large_scores_do_not_overflow(library: h.KernelLibrary, dtype: str) -> None:
     """One score of about 1e4 above the others: its value alone comes out."""
-    heads, queries, keys, d, dv = SHAPES["square"]
+    heads, queries, _, d, _ = SHAPES["square"]
     q = np.zeros((1, queries, heads, d), np.float32)
     k, v = np.zeros_like(q), np.random.default_rng(1).integers(-4, 5, q.shape).astype(np.float32)
     q[..., 0], k[:, 7, :, 0] = 256, 128

@@ -29,10 +29,14 @@ struct Shape {
   static constexpr int64_t kOutW = (W + 2 * P - D * (K - 1) - 1) / S + 1;
 };
 """
-CONV = """
+CONV = (
+    """
 #include "vitc/cpu/conv.h"
 using namespace vitc;
-""" + STORE + SHAPE + """
+"""
+    + STORE
+    + SHAPE
+    + """
 #define ENTRY(name, KERNEL, ...) \\
   extern "C" int VITC_SYMBOL(name)(const Call& c) { return KERNEL::run(c, __VA_ARGS__); } \\
   extern "C" uint64_t VITC_SYMBOL(name##_scratch)(int t) { return KERNEL::scratch(t); }
@@ -60,6 +64,7 @@ ENTRY(planar, KPlanar, PIXELS(Dilated), {IMAGE}, WEIGHTS, OUT)
 ENTRY(grouped, KGrouped, IMAGE, WEIGHTS, OUT)
 ENTRY(depthwise, KDepthwise, IMAGE, arg<const float>(c, 1), {arg<float>(c, 2), 24})
 """
+)
 # name: NHWC?, channels, height, width, kernel, stride, padding, dilation, groups
 CASES = {
     "same": (True, 24, 9, 11, 3, 1, 1, 1, 1),
@@ -99,20 +104,26 @@ def test_convolution(library: h.KernelLibrary, dtype: str, threads: int, name: s
     assert np.array_equal(out, want.numpy())
 
 
-POOL = """
+POOL = (
+    """
 #include "vitc/cpu/pool.h"
 using namespace vitc;
-""" + STORE + SHAPE + """
+"""
+    + STORE
+    + SHAPE
+    + """
 using S = Shape<9, 11, 20, 3, 2, 1, 1>;
 #define ENTRY(name, KIND) \\
   extern "C" int VITC_SYMBOL(name)(const Call& c) { \\
-    return Pool2d<TYPE, S, Pool::KIND, Store>::run(c, arg<const TYPE>(c, 0), {arg<float>(c, 1), 20}); \\
+    return Pool2d<TYPE, S, Pool::KIND, Store>::run(c, arg<const TYPE>(c, 0), \\
+                                                   {arg<float>(c, 1), 20}); \\
   } \\
   extern "C" uint64_t VITC_SYMBOL(name##_scratch)(int) { return 0; }
 ENTRY(largest, kMax)
 ENTRY(mean, kMean)
 ENTRY(padded, kMeanPadded)
 """
+)
 
 
 def test_pooling(isa: str, dtype: str, threads: int, rng: np.random.Generator) -> None:

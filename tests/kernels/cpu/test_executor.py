@@ -86,7 +86,9 @@ def test_no_symbol_is_shared_between_isas(isa: str) -> None:
     library = h.KernelLibrary(includes + SOURCE, ["count", "claim"], isa)
     lines = subprocess.run(
         ["nm", "-C", "--defined-only", str(Path(library.object_path))],
-        capture_output=True, text=True, check=True,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     weak = [line for line in lines if line.split()[1] in "WVu" and f"vitc::{isa}::" not in line]
     assert not weak

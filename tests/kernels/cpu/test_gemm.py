@@ -1,4 +1,4 @@
-"""GEMM against numpy in float64: exact on integers, ragged sizes, every operand and epilogue step."""
+"""GEMM against numpy: exact on integers, ragged sizes, every operand and epilogue step."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ def test_epilogue(isa: str, dtype: str, threads: int, m: int, rng: np.random.Gen
     a, w = (rng.standard_normal(s).astype(np.float32) for s in ((m, k), (n, k)))
     stats = rng.uniform(1, 40, (m, 3)).astype(np.float32)
     bias = rng.standard_normal(n).astype(np.float32)
-    stored = [h.cast(rng.standard_normal(s).astype(np.float32), dtype) for s in ((5, n), (m, n), (m, n))]
+    stored = [
+        h.cast(rng.standard_normal(s).astype(np.float32), dtype) for s in ((5, n), (m, n), (m, n))
+    ]
     table, gate, residual = (h.as_float(x) for x in stored)
     squares = np.full((m, slices), np.nan, np.float32)
     a16, w16 = h.cast(a, dtype), h.cast(w, dtype)
@@ -196,7 +198,9 @@ def test_gathered_rows(isa: str, dtype: str, threads: int, rng: np.random.Genera
     assert np.array_equal(out, rows @ w.T)
 
     image = rng.integers(-8, 9, (images, 3, 12, 21)).astype(np.float32)
-    patches = image.reshape(images, 3, 3, 4, 3, 7).transpose(0, 2, 4, 1, 3, 5).reshape(images, 9, 84)
+    patches = (
+        image.reshape(images, 3, 3, 4, 3, 7).transpose(0, 2, 4, 1, 3, 5).reshape(images, 9, 84)
+    )
     rows = np.concatenate([np.zeros((images, 2, 84)), patches], 1).reshape(-1, 84)
     out = np.full((len(rows), 40), np.nan, np.float32)
     library.run("patches", [image, h.pack_panels(w[:, :84], dtype), out], len(rows), threads)

@@ -60,7 +60,9 @@ def _library(isa: str) -> h.KernelLibrary:
 
 def test_activations(isa: str) -> None:
     library = _library(isa)
-    x = np.concatenate([np.linspace(-12, 12, 299_000), np.linspace(-85, 85, 100_000), np.zeros(1000)])
+    x = np.concatenate(
+        [np.linspace(-12, 12, 299_000), np.linspace(-85, 85, 100_000), np.zeros(1000)]
+    )
     x = x.astype(np.float32)
     for name, (function, bound) in REFERENCE.items():
         out = np.full_like(x, np.nan)
@@ -82,11 +84,16 @@ def test_extremes(isa: str) -> None:
         assert np.isnan(out[4]), name
         assert not np.isnan(out[1:3]).any(), name
     library.run("k_exp_", [x, out := np.empty_like(x)], 1)
-    assert out[0] < 1e-44 and out[3] > 1e38 and out[5] == 1
+    assert out[0] < 1e-44
+    assert out[3] > 1e38
+    assert out[5] == 1
 
 
 def test_bf16_rounds_to_nearest_even(isa: str, rng: np.random.Generator) -> None:
-    source = SOURCE.replace("float* out;", "bf16* out;").replace("arg<float>", "arg<bf16>") + "ENTRY(identity)\n"
+    source = (
+        SOURCE.replace("float* out;", "bf16* out;").replace("arg<float>", "arg<bf16>")
+        + "ENTRY(identity)\n"
+    )
     library = h.KernelLibrary(source, ["k_identity"], isa)
     bits = rng.integers(0, 2**32, 4000, dtype=np.uint64).astype(np.uint32)
     bits[:4] = [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0xFF800000]  # ties, overflow, -infinity

@@ -97,8 +97,8 @@ struct Store {
   } \\
   extern "C" uint64_t VITC_SYMBOL(name##_scratch)(int) { return 0; } \\
   extern "C" int VITC_SYMBOL(name##_last)(const Call& c) { \\
-    return Reduce<TYPE, 301, 1, ReduceOp::OP, Store>::run(c, c.batch, arg<const TYPE>(c, 0), 301, 1, \\
-                                                          {arg<TYPE>(c, 1), 1}); \\
+    return Reduce<TYPE, 301, 1, ReduceOp::OP, Store>::run(c, c.batch, arg<const TYPE>(c, 0), 301, \\
+                                                          1, {arg<TYPE>(c, 1), 1}); \\
   } \\
   extern "C" uint64_t VITC_SYMBOL(name##_last_scratch)(int) { return 0; }
 ENTRY(sum, kSum)
@@ -157,7 +157,10 @@ def test_group_norm(isa: str, dtype: str, threads: int, rng: np.random.Generator
         out = h.empty(x.shape, dtype)
         library.run(name, [x, weight, bias, out], 2, threads)
         want = torch.nn.functional.group_norm(
-            torch.tensor(h.as_float(x)).transpose(1, 2), groups,
-            torch.tensor(weight).double(), torch.tensor(bias).double(), 1e-5,
+            torch.tensor(h.as_float(x)).transpose(1, 2),
+            groups,
+            torch.tensor(weight).double(),
+            torch.tensor(bias).double(),
+            1e-5,
         ).transpose(1, 2)
         assert h.relative_error(out, want.numpy()) < (1e-6 if dtype == "float" else 3e-3), name

@@ -164,10 +164,10 @@ def activation(form: str, name: str) -> Case:
     return Case(f"{name} {form}", text, [a, w, poison((m, n), t.dtype), bias], check, (m,), t.arch)
 
 
-def norm_chain(form: str, n: int, *, slices: int = 3) -> Case:
+def norm_chain(form: str, n: int, *, slices: int = 3, chosen: Tile | None = None) -> Case:
     """rstd from partial sums, bias, gate, periodic table, residual, and partial sums out."""
-    t = tile(form)
-    m, k, period = 70, 64, 10
+    t = chosen or tile(form)
+    m, k, period = 70, 128, 10
     parts = -(-n // t.slice)
     a, av = draw((m, k), t.dtype, 6, exact=False)
     w, wv = draw((n, k), t.dtype, 7, exact=False)

@@ -1,0 +1,145 @@
+"""Bugs planted in the kernels' text, each of which the emulation must catch.
+
+A bug counts as caught when the launch fails or the result differs, in one of the two orders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from kernels.emu.emulation import SCHEDULES, EmulationError, build, patched_headers
+from kernels.gpu.attention_cases import Shape, attention
+from kernels.gpu.case import Case, bundle
+from kernels.gpu.gemm_cases import norm_chain, plain, tile
+from kernels.gpu.rows_cases import group_norm
+
+GEMM = plain("gemm", tile("float16"), 75, 72, 128, exact=True)
+GEMM_ODD = plain("gemm, odd k", tile("float16"), 75, 72, 51, exact=True)
+GEMM_75 = plain("gemm sm_75", tile("float16 sm_75"), 75, 72, 128, exact=True)
+GEMM_TF32 = plain("gemm tf32", tile("tf32"), 75, 72, 128, exact=True)
+GEMM_SIMT = plain("gemm simt", tile("float32 sm_75"), 75, 72, 128, exact=True)
+CHAIN = norm_chain("float16", 72)
+ONLINE = attention("online", "float16", Shape(40, 75, 32, 32, 32, 2))
+ONE_PASS = attention("one pass", "float16", Shape(40, 75, 32, 32, 80, 2))
+FLOAT = attention("float", "float32", Shape(40, 75, 32, 32, 32, 2))
+SIMT = attention("simt", "float32 sm_75", Shape(40, 75, 32, 32, 32, 2))
+GROUPS = group_norm("float16", last=True)
+
+
+@dataclass(frozen=True)
+class Bug:
+    name: str
+    case: Case
+    header: str
+    old: str
+    new: str
+    message: str = ""  # of the failed launch; "" if the numbers show it
+
+    def __str__(self) -> str:
+        return self.name
+
+
+BUGS = [
+    Bug("gemm: no barrier in the loop", GEMM, "gemm.cuh",
+        "    sync_block();\n    const bool more", "    const bool more"),
+    Bug("gemm sm_75: no barrier in the loop", GEMM_75, "gemm.cuh",
+        "    sync_block();\n    const bool more", "    const bool more"),
+    Bug("gemm: wait promises a stage too few", GEMM, "gemm.cuh",
+        "async_copy_wait<kStages - 2>", "async_copy_wait<kStages - 1>"),
+    Bug("gemm: copy runs a stage too far ahead", GEMM, "gemm.cuh",
+        "int read = 0, write_to = kStages - 1;", "int read = 0, write_to = 0;"),
+    Bug("gemm: stage past the ring", GEMM, "gemm.cuh",
+        "read = read + 1 < kStages ? read + 1 : 0;", "read = read + 1;",
+        "ldmatrix row of 16 bytes outside shared memory"),
+    Bug("gemm: shared memory one stage short", GEMM, "gemm.cuh",
+        "kSharedBytes = kStages * kStageBytes", "kSharedBytes = (kStages - 1) * kStageBytes",
+        "outside shared memory"),
+    Bug("gemm: chunk halves of B swapped", GEMM, "warp_tile.h",
+        "fragment_b[j] = Policy::make_b(r[0], r[1]);", "fragment_b[j] = Policy::make_b(r[1], r[0]);"),
+    Bug("gemm: tiles of B swapped", GEMM_TF32, "warp_tile.h",
+        "first_b + column(j + l / 16, l % 8), chunk + l / 8 % 2",
+        "first_b + column(j + l / 8 % 2, l % 8), chunk + l / 16"),
+    Bug("gemm: rows of A's fragment in the wrong lanes", GEMM, "warp_tile.h",
+        "first_a + i * 16 + l % 16, chunk + l / 16", "first_a + i * 16 + l / 2, chunk + l % 2"),
+    Bug("gemm: accumulators taken in the wrong order", GEMM, "warp_tile.h",
+        "[half * 2 + c % 2];", "[c % 2 * 2 + half];"),
+    Bug("gemm: written without swizzle", GEMM, "loader.h",
+        "return Layout::offset(row, thread() % Layout::kChunks);",
+        "return row * Layout::kRowBytes + thread() % Layout::kChunks * 16;"),
+    Bug("gemm: a row copied to its neighbour's place", GEMM_SIMT, "loader.h",
+        "int row = thread() / Layout::kChunks + i * kRowsAtOnce;\n    return",
+        "int row = thread() / Layout::kChunks + (i ^ 1) * kRowsAtOnce;\n    return"),
+    Bug("gemm: early return of idle warps", GEMM_75, "gemm.cuh",
+        "  typename Tile::Warp out;", "  if (first_m + warp_m >= m) return;\n  typename Tile::Warp out;",
+        "divergent block barrier"),
+    Bug("gemm: rows past the end stored", GEMM, "gemm.cuh",
+        "if (row >= m) continue;", "", "bytes past the end of args[2]"),
+    Bug("gemm: columns past the end stored", GEMM, "gemm.cuh",
+        "if (column >= kN) continue;", ""),
+    Bug("gemm: rows past the end read", GEMM, "loader.h",
+        "row_[i] = source_.row(minimum(row, rows - 1));",
+        "row_[i] = source_.row(row);\n      inside_ |= 1u << i;",
+        "past the end of args["),
+    Bug("gemm: odd rows copied as vectors", GEMM_ODD, "source.cuh",
+        "bool kAligned = (kStride * sizeof(T_)) % 16 == 0", "bool kAligned = true", "misaligned"),
+    Bug("gemm: chunks past k not zero", GEMM_ODD, "loader.h",
+        "if (k + e >= kK) continue;", ""),
+    Bug("gemm: shuffle under a row's mask", CHAIN, "gemm.cuh",
+        "squares = warp_sum<4>(squares);", "if (row < m) squares = warp_sum<4>(squares);",
+        "divergent shuffle_xor"),
+    Bug("gemm: sum over half of the row's lanes", CHAIN, "gemm.cuh",
+        "warp_sum<4>(squares)", "warp_sum<2>(squares)"),
+    Bug("gemm: row scales of another row", CHAIN, "gemm.cuh",
+        "row_scale[local]", "row_scale[local / 2]"),
+    Bug("gemm: row scales over the last stage", CHAIN, "gemm.cuh",
+        "(stages + kStages * Tile::kStageBytes)", "(stages + (kStages - 1) * Tile::kStageBytes)"),
+    Bug("attention: V used before its barrier", ONE_PASS, "attention.cuh",
+        "      async_copy_wait<kLast ? 0 : 2>();  // V of block b\n      sync_block();",
+        "      async_copy_wait<kLast ? 0 : 2>();"),
+    Bug("attention: V not waited for", ONLINE, "attention.cuh",
+        "async_copy_wait<kLast ? 0 : 2>", "async_copy_wait<kLast ? 0 : 3>"),
+    Bug("attention: K not waited for", ONE_PASS, "attention.cuh",
+        "async_copy_wait<1>", "async_copy_wait<2>"),
+    Bug("attention: no barrier between blocks", ONLINE, "attention.cuh",
+        "    sync_block();                                            // and", "    // and"),
+    Bug("attention: next block over the one in use", ONLINE, "attention.cuh",
+        "copy_block(b + 1);", "copy_block(b + 2);"),
+    Bug("attention: keys past the end not masked", ONE_PASS, "attention.cuh",
+        "first_key + e < Tile::kKeys ? score : -INFINITY", "score"),
+    Bug("attention: output not rescaled", ONLINE, "attention.cuh",
+        "out[n][2 * half] *= kept, out[n][2 * half + 1] *= kept;", "out[n][2 * half] *= kept;"),
+    Bug("attention: V's halves swapped", ONE_PASS, "attention_math.h",
+        "Policy::multiply(out[n], a, Policy::make_b(r[0], r[1]));\n      Policy::multiply(out[n + 1]",
+        "Policy::multiply(out[n], a, Policy::make_b(r[1], r[0]));\n      Policy::multiply(out[n + 1]"),
+    Bug("attention: float keys in mma order", FLOAT, "attention_math.h",
+        "bits_of(p[j][2]), bits_of(p[j][1])", "bits_of(p[j][1]), bits_of(p[j][2])"),
+    Bug("attention: weights from the wrong lane", SIMT, "attention_math.h",
+        "shuffle(p[j][key % 2], key / 2, 4)", "shuffle(p[j][key / 4], key % 4, 4)"),
+    Bug("attention: V read without transposition", ONE_PASS, "attention_math.h",
+        "ldmatrix_x4_trans(r,", "ldmatrix_x4(r,"),
+    Bug("rows: scratch reused before all have read it", GROUPS, "rows.cuh",
+        "  sync_block();  // whoever still reads the last sum\n", ""),
+    Bug("rows: sum of a sixteenth of the warp", GROUPS, "rows.cuh",
+        "value = warp_sum(value);", "value = warp_sum<16>(value);"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=str)
+def test_planted_bug_is_caught(bug: Bug, tmp_path: Path) -> None:
+    include = patched_headers(tmp_path, f"gpu/{bug.header}", bug.old, bug.new)
+    library = build(bundle([bug.case]), include=include, flags=["-Wno-error"])
+    seen = []
+    for schedule in SCHEDULES:
+        try:
+            arrays = library.run(bug.case.arrays, bug.case.sizes, schedule=schedule, entry="run_0")
+            bug.case.check(arrays)
+            seen.append("")
+        except EmulationError as error:
+            seen.append(str(error))
+        except AssertionError:
+            seen.append("the numbers differ")
+    assert any(seen), "not caught in any order"
+    if bug.message:
+        assert any(bug.message in text for text in seen), seen
