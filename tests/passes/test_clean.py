@@ -29,9 +29,9 @@ CASES = {
           %d = conv2d(%c, %v)
           return %d
         }""",
-        """%b.3 = move(%w) {map=map([3, 1, 1], reshape([1, 1, 1, 3]))}
-        %b.4 = pointwise(%x, %b.3) {steps=[mul($1), relu]}
-        %d = conv2d(%b.4, %v)
+        """%b-3 = move(%w) {map=map([3, 1, 1], reshape([1, 1, 1, 3]))}
+        %b-4 = pointwise(%x, %b-3) {steps=[mul($1), relu]}
+        %d = conv2d(%b-4, %v)
         return %d""",
     ),
     "equal_nodes_are_one": (
@@ -68,9 +68,9 @@ CASES = {
           %o = pointwise(%r, %y) {steps=[add($1)]}
           return %o
         }""",
-        """%r.2.2 = move(%x) {map=map([B, 9, 4], slice(1, 8, 9, 1), reshape([B, 4]))}
-        %r.2 = norm(%r.2.2)
-        %r = linear(%r.2, %w, %b) {steps=[add($2)]}
+        """%s-2 = move(%x) {map=map([B, 9, 4], slice(1, 8, 9, 1), reshape([B, 4]))}
+        %n-2 = norm(%s-2)
+        %r = linear(%n-2, %w, %b) {steps=[add($2)]}
         %o = pointwise(%r, %y) {steps=[add($1)]}
         return %o""",
     ),

@@ -105,6 +105,8 @@ def reshape_first(match: Match, node: Node) -> Replacement:
         return None
     source, op = made
     fits = isinstance(op, Linear | Norm | Pointwise) and not op.stats
+    if isinstance(op, Pointwise) and _rides(match, source.inputs[0]):
+        return None  # the reshape would come between the steps and the op that can take them
     if not (fits and keeps_columns(node.op.map) and match.single_use(source.output)):
         return None
     shape, target = match.types[source.output].shape, views[0].shape
@@ -126,6 +128,13 @@ def reshape_first(match: Match, node: Node) -> Replacement:
     x = match.build.reshape(mains[0], (*target[:-1], mains[0].shape[-1]))
     match.build.hint = source.output
     return emit_steps(match.build, op, (x, *mains[1:]), reshaped)
+
+
+def _rides(match: Match, name: str) -> bool:
+    """Whether the value is made by an op that takes steps but not reshapes."""
+    made = match.producer(name, Fused)
+    rows = made is None or isinstance(made[1], Linear | Norm | Pointwise)
+    return not rows and match.single_use(name)
 
 
 @rule
@@ -200,7 +209,7 @@ def self_gated(match: Match, node: Node) -> Replacement:
     return None
 
 
-_GATES = {
+_GATES: dict[tuple[tuple[str, tuple[float, ...]], ...], str] = {
     (("sigmoid", ()),): "silu",
     (("scale", (1.702,)), ("sigmoid", ())): "quick_gelu",
 }

@@ -120,7 +120,7 @@ def _mask(match: Match, bias: Value) -> tuple[Value, NDArray[np.bool_]]:
                 return emit_steps(match.build, made[1], main_operands(match, *made), steps[:-1])[
                     0
                 ], kept != 0
-    return bias, np.ones(bias.shape[0], bool)  # pyright: ignore[reportArgumentType]
+    return bias, np.ones(per_image(bias.shape), bool)
 
 
 def _without_columns(
@@ -178,7 +178,7 @@ def fold_softmax_scale(match: Match, node: Node) -> Replacement:
 
 
 def _times(match: Match, constant: Value, factor: Value | float, *, column: bool) -> Value:
-    if isinstance(factor, float):
+    if not isinstance(factor, Value):
         return match.build.scale(constant, factor)
     rows = match.build.reshape(factor, (*factor.shape, 1)) if column else factor
     return match.build.binary("mul", constant, rows)
@@ -186,8 +186,13 @@ def _times(match: Match, constant: Value, factor: Value | float, *, column: bool
 
 def _scale_into_norm(match: Match, node: Node, op: Attention) -> Replacement:
     """Where q is normalised, its gamma and beta take the factor."""
-    made = match.producer(node.inputs[Q], Norm)
-    if made is None or not match.single_use(node.inputs[Q]):
+    moves: list[Node] = []
+    name = node.inputs[Q]
+    while (moved := match.producer(name, Move)) is not None and match.single_use(name):
+        moves.insert(0, moved[0])
+        name = moved[0].inputs[0]
+    made = match.producer(name, Norm)
+    if made is None or not match.single_use(name):
         return None
     steps = bound_steps(match, *made)
     kinds = [step.kind for step in steps]
@@ -201,6 +206,9 @@ def _scale_into_norm(match: Match, node: Node, op: Attention) -> Replacement:
         scaled.append(replace(step, operand=match.build.scale(step.operand, op.scale)))
     match.build.hint, match.build.loc = made[0].output, made[0].loc
     q = emit_steps(match.build, made[1], main_operands(match, *made), scaled)[0]
+    for move in moves:
+        match.build.hint = move.output
+        q = match.build.emit(move.op, q)
     match.build.hint, match.build.loc = node.output, node.loc
     rest = match.values(node)[1:]
     return match.build.emit_all(replace(op, scale=1.0), q, *rest)
@@ -273,8 +281,8 @@ def _projected(
     if per_token.shape != (shape[0], shape[1], shape[3]):
         return None
     spread = np.broadcast_to(per_token[:, :, None], shape)
-    moved = move.map.apply(np.ascontiguousarray(spread) + 1)
-    rows = moved.reshape(-1, moved.shape[-1])
+    moved: NDArray[np.int64] = move.map.apply(np.ascontiguousarray(spread) + 1)
+    rows = np.reshape(moved, (-1, moved.shape[-1]))
     if rows.min() < 1 or not (rows == rows[0]).all():
         return None
     return rows[0] - 1

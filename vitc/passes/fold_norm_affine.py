@@ -43,7 +43,7 @@ def _split(match: Match, name: str) -> tuple[Node, Fused, list[Bound], list[Boun
     )
     if count == 0 or widens or match.is_output(name) or not _all_absorb(match, name):
         return None
-    return *made, steps[:-count], steps[-count:]
+    return made[0], made[1], steps[:-count], steps[-count:]
 
 
 def _all_absorb(match: Match, name: str) -> bool:
@@ -80,7 +80,7 @@ def _same_in_all_rows(op: Move) -> NDArray[np.int64] | None:
     columns = source_columns(op.map)
     if columns.ndim == 0 or columns.min() < 0:
         return None
-    rows = columns.reshape(-1, columns.shape[-1])
+    rows = np.reshape(columns, (-1, columns.shape[-1]))
     return rows[0] if (rows == rows[0]).all() else None
 
 

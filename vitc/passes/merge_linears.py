@@ -31,6 +31,10 @@ def _bias(match: Match, node: Node, op: Linear) -> Value | bool | None:
     return False if vector is None else vector
 
 
+def _zeros(match: Match, weight: Value) -> Value:
+    return match.build.literal(np.zeros(per_image(weight.shape[:1]), np.float32))
+
+
 @rule
 def merge_qkv(match: Match, node: Node) -> Replacement:
     """attention(x a^T, x b^T, x c^T) = attention(slices of x [a b c]^T)"""
@@ -61,9 +65,7 @@ def merge_qkv(match: Match, node: Node) -> Replacement:
     steps: list[Bound] = []
     if any(isinstance(bias, Value) for bias in biases):
         vectors = [
-            bias
-            if isinstance(bias, Value)
-            else build.literal(np.zeros(weight.shape[0], np.float32))  # pyright: ignore[reportArgumentType, reportCallIssue]
+            bias if isinstance(bias, Value) else _zeros(match, weight)
             for bias, weight in zip(biases, weights, strict=True)
         ]
         steps = [Bound("add", build.concat(vectors, 0))]

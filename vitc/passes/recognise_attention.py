@@ -33,9 +33,9 @@ def attention_of_products(match: Match, node: Node) -> Replacement:
     if not q.type.rank == k_transposed.type.rank == v.type.rank == 4:
         return None
     k = match.build.permute(k_transposed, (0, 1, 3, 2))
-    op = Attention(stats=op.stats, dtype=op.dtype, scale=scale, bias=bias is not None)
+    attention = Attention(stats=op.stats, dtype=op.dtype, scale=scale, bias=bias is not None)
     mains = (q, k, v) if bias is None else (q, k, v, bias)
-    return emit_steps(match.build, op, mains, bound_steps(match, node, node.op))
+    return emit_steps(match.build, attention, mains, bound_steps(match, node, op))
 
 
 def _scale_and_bias(match: Match, steps: list[Bound]) -> tuple[float, Value | None] | None:

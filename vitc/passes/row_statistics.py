@@ -26,25 +26,14 @@ class _Removal:
     writer: Node
     moves: tuple[Move, ...]
 
-    @property
-    def eps(self) -> float:
-        assert isinstance(self.norm.op, Norm)
-        return self.norm.op.eps
-
 
 def _removal(graph: Graph, norm: Node) -> _Removal | None:
     """None unless all readers are linears and the rows' writer can sum squares."""
     op = norm.op
     if not isinstance(op, Norm) or op != Norm(kind="rms", eps=op.eps):
         return None
-    readers = graph.users.get(norm.output, ())
-    if norm.output in graph.outputs or not readers or norm.output in graph.constants:
+    if norm.output in graph.constants or not _read_by_linears(graph, norm.output):
         return None
-    for reader in readers:
-        if not isinstance(reader.op, Linear) or reader.inputs.index(norm.output) != 0:
-            return None
-        if reader.inputs.count(norm.output) != 1:
-            return None
     moves: list[Move] = []
     node = graph.producers.get(norm.inputs[0])
     while node is not None and isinstance(node.op, Move):
@@ -52,57 +41,107 @@ def _removal(graph: Graph, norm: Node) -> _Removal | None:
             return None
         moves.insert(0, node.op)
         node = graph.producers.get(node.inputs[0])
-    if node is None or not isinstance(node.op, WRITERS) or node.op.dtype is not None:
+    if node is None or not isinstance(node.op, WRITERS):
         return None
-    return None if node.op.stats else _Removal(norm, node, tuple(moves))
+    taken = node.op.stats or node.op.dtype is not None or node.output in graph.constants
+    return None if taken else _Removal(norm, node, tuple(moves))
+
+
+def _read_by_linears(graph: Graph, name: str) -> bool:
+    """Whether all readers are linears, perhaps behind moves of whole rows."""
+    readers = graph.users.get(name, ())
+    if name in graph.outputs or not readers:
+        return False
+    for reader in readers:
+        if isinstance(reader.op, Move):
+            if not keeps_columns(reader.op.map) or not _read_by_linears(graph, reader.output):
+                return False
+        elif not isinstance(reader.op, Linear) or [
+            i for i, operand in enumerate(reader.inputs) if operand == name
+        ] != [0]:
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What a reader gets for a normalised value: the value itself, its statistics, and eps."""
+
+    value: Value
+    statistics: Value
+    eps: float
+
+
+class _Rebuilder:
+    """Writes the graph anew without the norms."""
+
+    def __init__(self, graph: Graph, removals: list[_Removal], width: int) -> None:
+        self.graph = graph
+        self.width = width
+        self.removed = {removal.norm.output: removal for removal in removals}
+        self.writers = {removal.writer.output for removal in removals}
+        self.build = Builder(graph.types, numbered=True)
+        self.statistics: dict[str, Value] = {}
+        self.rows: dict[str, _Row] = {}
+
+    def run(self) -> Graph:
+        for node in self.graph.nodes:
+            row = self.rows.get(node.inputs[0]) if node.inputs else None
+            self.build.loc = node.loc
+            if node.output in self.removed:
+                self._remove(self.removed[node.output])
+            elif row is not None and isinstance(node.op, Move):
+                self.rows[node.output] = self._moved(node, node.op, row)
+            else:
+                self._keep(node if row is None else self._divided(node, row))
+        return self.graph.with_nodes(self.build.nodes).without_dead_nodes()
+
+    def _keep(self, node: Node) -> None:
+        if node.output not in self.writers:
+            self.build.nodes.append(node)
+            return
+        assert isinstance(node.op, Fused)
+        names = (node.output, self.build.fresh(f"{node.output}.stats"))
+        op = replace(node.op, stats=self.width)
+        self.build.nodes.append(replace(node, op=op, outputs=names))
+        rows = self.graph.types[node.output].shape
+        parts = -(-per_image(rows[-1:]) // self.width)
+        type_ = self.graph.types[node.output].with_shape((*rows[:-1], parts))
+        self.statistics[node.output] = Value(names[1], type_)
+
+    def _remove(self, removal: _Removal) -> None:
+        statistics = self.statistics[removal.writer.output]
+        for move in removal.moves:
+            statistics = self._move_statistics(move, statistics)
+        name = removal.norm.inputs[0]
+        assert isinstance(removal.norm.op, Norm)
+        value = Value(name, self.graph.types[name])
+        self.rows[removal.norm.output] = _Row(value, statistics, removal.norm.op.eps)
+
+    def _moved(self, node: Node, op: Move, row: _Row) -> _Row:
+        self.build.hint = row.value.name
+        return _Row(
+            self.build.emit(op, row.value), self._move_statistics(op, row.statistics), row.eps
+        )
+
+    def _move_statistics(self, move: Move, statistics: Value) -> Value:
+        self.build.hint = statistics.name
+        return self.build.emit(Move(with_columns(move.map, statistics.shape[-1])), statistics)
+
+    def _divided(self, node: Node, row: _Row) -> Node:
+        """The linear that reads the rows as they are, and divides by their root mean square."""
+        assert isinstance(node.op, Linear)
+        _, w, *rest = node.inputs
+        size = float(per_image(row.value.shape[-1:]))
+        steps = (
+            Step("row_rstd", 2, (size, row.eps)),
+            *(step.shifted(1) for step in node.op.steps),
+        )
+        inputs = (row.value.name, w, row.statistics.name, *rest)
+        return replace(node, op=replace(node.op, steps=steps), inputs=inputs)
 
 
 def row_statistics(graph: Graph, options: PassOptions) -> Graph:
     """No plain RMS norm stands between a linear, pointwise or norm and linears."""
     found = [removal for node in graph.nodes if (removal := _removal(graph, node)) is not None]
-    if not found:
-        return graph
-    removed = {removal.norm.output: removal for removal in found}
-    writers = {removal.writer.output for removal in found}
-    build = Builder(graph.types, numbered=True)
-    statistics: dict[str, Value] = {}
-    moved: dict[str, Value] = {}
-    for node in graph.nodes:
-        if node.output in writers:
-            names = (node.output, build.fresh(f"{node.output}.stats"))
-            assert isinstance(node.op, Fused)
-            op = replace(node.op, stats=options.stats_width)
-            build.nodes.append(replace(node, op=op, outputs=names))
-            types = op.infer(*(graph.types[name] for name in node.inputs))
-            statistics[node.output] = Value(names[1], types[1])
-        elif node.output in removed:
-            removal = removed[node.output]
-            moved[node.output] = _moved(build, removal, statistics[removal.writer.output])
-            continue
-        else:
-            build.nodes.append(node)
-        last = build.nodes[-1]
-        if last.inputs and (removal := removed.get(last.inputs[0])) is not None:
-            size = per_image(graph.types[last.inputs[0]].shape[-1:])
-            build.nodes[-1] = _divided(last, removal, moved[last.inputs[0]], size)
-    return graph.with_nodes(build.nodes).without_dead_nodes()
-
-
-def _moved(build: Builder, removal: _Removal, statistics: Value) -> Value:
-    """The statistics of the rows that the norm read."""
-    build.loc, build.hint = removal.norm.loc, statistics.name
-    for move in removal.moves:
-        parts = statistics.shape[-1]
-        statistics = build.emit(Move(with_columns(move.map, parts)), statistics)
-    return statistics
-
-
-def _divided(reader: Node, removal: _Removal, statistics: Value, size: int) -> Node:
-    """The linear that reads what the norm read, and divides by its root mean square first."""
-    op = reader.op
-    assert isinstance(op, Linear)
-    _, w, *rest = reader.inputs
-    operands = [removal.norm.inputs[0], w, statistics.name, *rest]
-    rstd = Step("row_rstd", 2, (float(size), removal.eps))
-    steps = (rstd, *(step.shifted(1) for step in op.steps))
-    return replace(reader, op=replace(op, steps=steps), inputs=tuple(operands))
+    return _Rebuilder(graph, found, options.stats_width).run() if found else graph

@@ -13,7 +13,6 @@ from dataclasses import replace
 from vitc.ir.builder import Builder, Value
 from vitc.ir.graph import Graph, Node
 from vitc.ir.index_map import IndexMap, Slice
-from vitc.ir.op import Op
 from vitc.ir.types import Batch, Dim, Shape, per_image
 from vitc.ops import Attention, Concat, Fused, Linear, Move, Norm, Pointwise, Softmax
 from vitc.passes.maps import canonical, columns_read
@@ -31,14 +30,18 @@ from vitc.passes.spans import (
 )
 from vitc.passes.steps import bound_steps, emit_steps, main_operands
 
-WORTH = 0.75  # rows are cut when at most this part of them is read: a cut makes a residual strided
+WORTH = 0.75  # residual sums are cut to at most this part: a cut makes the other operand strided
 
 
-def _computed(op: Op, wanted: Spans, shape: Shape) -> Spans:
-    """The part of its result that the op will compute, given which part is read."""
-    spans = [
-        span if _is_worth_it(span, dim) else None for span, dim in zip(wanted, shape, strict=True)
-    ]
+def _computed(node: Node, wanted: Spans, shapes: Sequence[Shape], shape: Shape) -> Spans:
+    """The part of its result that the node will compute, given which part is read."""
+    op = node.op
+    spans = list(wanted)
+    if _has_row_operands(node, shapes, shape):
+        spans = [
+            span if _is_worth_it(span, dim) else None
+            for span, dim in zip(wanted, shape, strict=True)
+        ]
     if isinstance(op, Fused) and op.stats:
         return everything(shape)
     if isinstance(op, Linear):
@@ -50,6 +53,13 @@ def _computed(op: Op, wanted: Spans, shape: Shape) -> Spans:
     elif not isinstance(op, Pointwise | Concat | Move):
         return everything(shape)
     return tuple(spans)
+
+
+def _has_row_operands(node: Node, shapes: Sequence[Shape], shape: Shape) -> bool:
+    """Whether the node reads several operands row by row, as a residual sum does."""
+    first = node.op.main_operands if isinstance(node.op, Fused) else 1
+    others = shapes[1:] if isinstance(node.op, Concat) else shapes[first:]
+    return any(len(other) == len(shape) and other[:-1] == shape[:-1] for other in others)
 
 
 def _is_worth_it(span: Span, dim: Dim) -> bool:
@@ -111,9 +121,9 @@ def _read_parts(graph: Graph) -> dict[str, Spans]:
         shape = graph.types[node.output].shape
         asked = normal(wanted.get(node.output, everything(shape)), shape)
         constant = node.output in graph.constants
-        made = everything(shape) if constant else _computed(node.op, asked, shape)
-        computed[node.output] = made
         shapes = [graph.types[name].shape for name in node.inputs]
+        made = everything(shape) if constant else _computed(node, asked, shapes, shape)
+        computed[node.output] = made
         for name, spans in zip(node.inputs, _operand_spans(node, made, shapes), strict=True):
             if not _is_empty(spans):
                 wanted[name] = hull(wanted[name], spans) if name in wanted else spans
@@ -191,17 +201,19 @@ def rows_before_product(match: Match, node: Node) -> Replacement:
 
 @rule
 def rows_before_norm(match: Match, node: Node) -> Replacement:
-    """slice(norm(x)) = norm(slice(x)) for a few rows, even where all rows are normalised too"""
-    found = _row_slices(match, node, Norm)
+    """slice(f(x)) = f(slice(x)) for row-wise f and few rows, even where others need all rows"""
+    found = _row_slices(match, node, Norm) or _row_slices(match, node, Pointwise)
     return None if found is None else _on_rows(match, *found)
 
 
 def _row_slices(
-    match: Match, node: Node, kind: type[Linear] | type[Norm]
+    match: Match, node: Node, kind: type[Linear] | type[Norm] | type[Pointwise]
 ) -> tuple[Node, tuple[Slice, ...], IndexMap] | None:
     """(what makes x, slices of few of its rows, the rest of the map) for a move of x."""
     made = match.producer(node.inputs[0], kind) if isinstance(node.op, Move) else None
     if made is None or not isinstance(node.op, Move) or made[1].stats:
+        return None
+    if match.types[made[0].inputs[0]].shape[:-1] != node.op.map.shape[:-1]:
         return None
     shape, views = node.op.map.shape, list(node.op.map.views)
     cuts: list[Slice] = []
@@ -219,7 +231,7 @@ def _row_slices(
 def _on_rows(match: Match, source: Node, cuts: tuple[Slice, ...], rest: IndexMap) -> Value:
     """The row-wise node on the rows that the slices leave, then the rest of the map."""
     op = source.op
-    assert isinstance(op, Linear | Norm)
+    assert isinstance(op, Linear | Norm | Pointwise)
     shape = match.types[source.output].shape
     mains = list(main_operands(match, source, op))
     match.build.loc = source.loc

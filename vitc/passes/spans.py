@@ -105,7 +105,7 @@ def _back(view: View, shape: Shape, after: Shape, wanted: Spans) -> tuple[list[S
     elif isinstance(view, Expand):
         before = list(aligned(wanted, shape))
     else:
-        before, got = [None] * len(shape), [None] * len(after)
+        before, got = list(everything(shape)), list(everything(after))
         for i, j in _kept_axes(shape, after):
             before[i] = got[j] = wanted[j]
     return before, got
