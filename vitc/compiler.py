@@ -65,13 +65,14 @@ class CompileReport:
 class CompiledModule(Module):
     """A Module that knows how it was made.
 
-    imported: the graph before the passes. graph: after them. report: times and the build.
+    imported: the graph before the passes. graph: after them. report: times and the build. folder:
+    temporary, where the library lies when no output was given.
     """
 
     imported: Graph
     graph: Graph
     report: CompileReport
-    _folder: tempfile.TemporaryDirectory[str] | None = None
+    folder: tempfile.TemporaryDirectory[str] | None = None
 
 
 def compile(
@@ -142,7 +143,7 @@ def compile(
     with stages("load"):
         module = CompiledModule.open(path, threads=threads, verify=False)
     module.imported, module.graph, module.report = imported.graph, graph, stages.report
-    module._folder = folder
+    module.folder = folder
     return module
 
 
@@ -165,7 +166,7 @@ def build_graph(
     from vitc.codegen.targets import find_target
 
     stages = stages or _Stages(None)
-    target = find_target(options.target)
+    target = find_target(options.target, options.batches)
     with stages("select"):
         selection = select(graph, target)
     with stages("plan"):
@@ -230,11 +231,13 @@ def _build(
     """Compiles in the background while the weights are folded, then joins both to one file."""
     from vitc.codegen.build import build_library
     from vitc.codegen.library import LINK_FLAGS
+    from vitc.codegen.processes import Runner
     from vitc.codegen.toolchain import find_toolchain
     from vitc.ir.recipes import evaluate_graph
     from vitc.runtime.artifact import write_library
 
     toolchain = find_toolchain({part.language for part in source.sources})
+    runner = Runner()
     with tempfile.TemporaryDirectory(prefix="vitc-") as folder, ThreadPoolExecutor(1) as pool:
         building = pool.submit(
             build_library,
@@ -244,8 +247,13 @@ def _build(
             link_flags=LINK_FLAGS,
             jobs=options.jobs,
             progress=stages.on_object,
+            runner=runner,
         )
-        constants = evaluate_graph(recipes, state)
+        try:
+            constants = evaluate_graph(recipes, state)
+        except BaseException:  # also Ctrl-C: compilers must not go on in the background
+            runner.stop()
+            raise
         stages.report.build = building.result()
         write_library(stages.report.build.output, constants, path, options.weights)
     stages.report.bytes = path.stat().st_size

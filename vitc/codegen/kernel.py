@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from vitc.codegen.sources import Source
 from vitc.ir.builder import Builder, Value
@@ -74,9 +74,9 @@ class KernelCall:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A kernel's text with `{symbol}` still open, so that equal kernels become one.
+    """A kernel's text, with vitc.codegen.render.KERNEL for its name so that equal ones become one.
 
-    body: C++ text that uses SYMBOL for its name. config: what was chosen, for people.
+    config: what was chosen, for people.
     """
 
     body: str
@@ -122,10 +122,15 @@ class Target(ABC):
     dtypes: tuple[DType, ...]
     stats_width: int
     kernels: tuple[Kernel, ...]
+    device: Literal["cpu", "cuda", "emulated"]  # the device class of vitc/host that runs it
 
     @abstractmethod
-    def sources(self, symbol: str, ir: str, body: str) -> Sequence[Source]:
-        """The object files to build from one rendered kernel."""
+    def render(self, call: KernelCall) -> Mapping[str, Rendered]:
+        """The kernel's text for each of `isas` that it is built for; the first is among them."""
+
+    @abstractmethod
+    def source(self, name: str, isa: str, text: str) -> Source:
+        """The object file to build from a kernel's text for one instruction set."""
 
     @abstractmethod
     def model_source(self, text: str) -> Source:

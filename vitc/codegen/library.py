@@ -44,6 +44,7 @@ class _Step:
     symbol: str
     ir: str
     config: str
+    isas: tuple[str, ...]
     args: tuple[tuple[ArgRef, str], ...]
 
 
@@ -64,15 +65,17 @@ def library_source(
     sources: dict[str, Source] = {}
     steps: list[_Step] = []
     for call in selection.calls:
-        rendered = call.kernel.render(call)
-        symbol, ir = _symbol(rendered), print_node(call.node, graph)
-        body = rendered.body.replace(KERNEL, symbol)
-        if all(step.symbol != symbol for step in steps):
-            for source in target.sources(symbol, comment(ir), body):
-                sources[source.name] = source
+        rendered, ir = target.render(call), print_node(call.node, graph)
+        symbol = _symbol(rendered)
+        for isa, part in rendered.items():
+            name = f"{symbol}_{isa}"
+            if name not in sources:
+                text = f"{comment(ir)}\n{part.body.replace(KERNEL, symbol)}"
+                sources[name] = target.source(name, isa, text)
         operands = (*call.inputs, *call.outputs)
         args = tuple((places[operand.value], operand.value) for operand in operands)
-        steps.append(_Step(call, symbol, ir, rendered.config, args))
+        config = " | ".join(dict.fromkeys(part.config for part in rendered.values()))
+        steps.append(_Step(call, symbol, ir, config, tuple(rendered), args))
     manifest = {
         **about,
         "format": 1,
@@ -100,11 +103,9 @@ def library_source(
         "maps": selection.maps(),
         "recipes": print_graph(selection.recipes),
     }
-    isas_of = {
-        s.symbol: tuple(i for i in target.isas if f"{s.symbol}_{i}" in sources) for s in steps
-    }
     model = ModelSource(
         name=graph.name,
+        device=target.device,
         isas=target.isas,
         inputs=tuple(_param(p.name, p.type, max_batch) for p in graph.inputs),
         outputs=tuple(_param(n, graph.types[n], max_batch) for n in graph.outputs),
@@ -113,9 +114,7 @@ def library_source(
         payload_data_bytes=layout.data_bytes,
         workspace_bytes=plan.bytes,
         steps=tuple(
-            StepParam(
-                s.call.node.output, s.symbol, tuple(a for a, _ in s.args), s.ir, isas_of[s.symbol]
-            )
+            StepParam(s.call.node.output, s.symbol, tuple(a for a, _ in s.args), s.ir, s.isas)
             for s in steps
         ),
         manifest=json.dumps(manifest),
@@ -129,8 +128,11 @@ def weight_specs(recipes: Graph) -> dict[str, WeightSpec]:
 
 
 def _spec(type_: TensorType) -> WeightSpec:
-    dtype = DType.FLOAT32 if type_.dtype is DType.TF32 else type_.dtype
-    return WeightSpec(dtype.value, shape_at(type_.shape, 1))
+    return WeightSpec(_stored(type_.dtype).value, shape_at(type_.shape, 1))
+
+
+def _stored(dtype: DType) -> DType:
+    return DType.FLOAT32 if dtype is DType.TF32 else dtype
 
 
 def _places(selection: Selection, plan: MemoryPlan, constants: Sequence[str]) -> dict[str, ArgRef]:
@@ -142,8 +144,9 @@ def _places(selection: Selection, plan: MemoryPlan, constants: Sequence[str]) ->
     return places
 
 
-def _symbol(rendered: Rendered) -> str:
-    return f"vitc_k_{hashlib.sha256(rendered.body.encode()).hexdigest()[:12]}"
+def _symbol(rendered: Mapping[str, Rendered]) -> str:
+    text = "\0".join(f"{isa}\0{part.body}" for isa, part in rendered.items())
+    return f"vitc_k_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _manifest_step(step: _Step, graph: Graph) -> dict[str, Any]:
@@ -175,7 +178,7 @@ def _manifest_step(step: _Step, graph: Graph) -> dict[str, Any]:
         "outputs": [
             {
                 "value": operand.value,
-                "dtype": operand.type.dtype.value,
+                "dtype": _stored(operand.type.dtype).value,
                 "shape": _dims(operand.type),
             }
             for operand in call.outputs
@@ -205,8 +208,8 @@ def _dims(type_: TensorType) -> list[str | int]:
 
 
 def _port(name: str, type_: TensorType) -> dict[str, Any]:
-    return {"name": name, "dtype": type_.dtype.value, "shape": _dims(type_)}
+    return {"name": name, "dtype": _stored(type_.dtype).value, "shape": _dims(type_)}
 
 
 def _param(name: str, type_: TensorType, max_batch: int) -> PortParam:
-    return PortParam(name, type_.dtype.value, shape_at(type_.shape, max_batch))
+    return PortParam(name, _stored(type_.dtype).value, shape_at(type_.shape, max_batch))

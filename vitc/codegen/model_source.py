@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from vitc.runtime.dtypes import DTYPES
 
 Space = Literal["input", "output", "weight", "workspace"]
+Device = Literal["cpu", "cuda", "emulated"]
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,15 @@ class ModelSource:
 
     Attributes:
         name: of the model, for the first comment.
-        isas: instruction sets the library has code for, from the least to the most demanding.
+        isas: instruction sets or GPU architectures (`sm_80`, `sm_90a`) that the library has code
+            for, from the least to the most demanding. Code for an `sm_` architecture without a
+            suffix includes its PTX.
         payload_header: PayloadLayout.header; the library refuses a payload that starts otherwise.
         payload_data_bytes: PayloadLayout.data_bytes.
         workspace_bytes: for the maximum batch.
         manifest: JSON text.
+        device: what runs the kernels: host/device_<device>.h. "emulated" runs GPU kernels on the
+            CPU; it needs -DVITC_EMULATE, as its kernels do.
     """
 
     name: str
@@ -95,6 +100,7 @@ class ModelSource:
     workspace_bytes: int
     steps: tuple[StepParam, ...]
     manifest: str
+    device: Device = "cpu"
 
     def __post_init__(self) -> None:
         for step in self.steps:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from vitc.codegen.kernel import Kernel, Target
+from vitc.codegen.kernel import Kernel, KernelCall, Rendered, Target
 from vitc.codegen.sources import Source
 from vitc.codegen.targets.cpu.attention import CpuAttention
 from vitc.codegen.targets.cpu.gemm import CpuGemm
@@ -36,6 +36,7 @@ class CpuTarget(Target):
     isas: tuple[str, ...] = ("avx2", "avx512", "avx512bf16")
     dtypes = (DType.FLOAT32, DType.BFLOAT16)
     stats_width = 64
+    device = "cpu"
     kernels: tuple[Kernel, ...] = (
         CpuGemm(),
         CpuAttention(),
@@ -50,17 +51,14 @@ class CpuTarget(Target):
         CpuConcat(),
     )
 
-    def kernel_isas(self, body: str) -> tuple[str, ...]:
-        """avx512bf16 pays only where bf16 numbers are multiplied."""
-        return self.isas if "bf16" in body else self.isas[:2]
+    def render(self, call: KernelCall) -> Mapping[str, Rendered]:
+        rendered = call.kernel.render(call)
+        # avx512bf16 pays only where bf16 numbers are multiplied.
+        isas = self.isas if "bf16" in rendered.body else self.isas[:2]
+        return dict.fromkeys(isas, rendered)
 
-    def sources(self, symbol: str, ir: str, body: str) -> Sequence[Source]:
-        return [
-            Source(
-                f"{symbol}_{isa}", f"{ir}\n{body}", (*_FLAGS, *ISA_FLAGS[isa], f"-DVITC_ISA={isa}")
-            )
-            for isa in self.kernel_isas(body)
-        ]
+    def source(self, name: str, isa: str, text: str) -> Source:
+        return Source(name, text, (*_FLAGS, *ISA_FLAGS[isa], f"-DVITC_ISA={isa}"))
 
     def model_source(self, text: str) -> Source:
         return Source("model", text, ("-O2",))

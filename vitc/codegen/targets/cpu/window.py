@@ -11,25 +11,10 @@ from vitc.codegen.steps import aliasable, readable_step
 from vitc.codegen.targets.cpu.epilogue import C_TYPES, Epilogue, refusal, render_epilogue, writable
 from vitc.codegen.targets.cpu.packings import depthwise_packing, group_packing, weight_packing
 from vitc.codegen.targets.cpu.rows import row_total
+from vitc.codegen.windows import Window, window_of
 from vitc.ir.op import Op
-from vitc.ir.types import Shape, per_image
+from vitc.ir.types import per_image
 from vitc.ops import Conv2d, Pool2d
-
-
-@dataclass(frozen=True)
-class Window:
-    """The geometry struct of vitc/cpu/window.h."""
-
-    height: int
-    width: int
-    channels: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    pad_top: int
-    pad_left: int
-    dilation: tuple[int, int]
-    out_height: int
-    out_width: int
 
 
 @dataclass(frozen=True)
@@ -45,24 +30,6 @@ class WindowParams:
     epilogue: Epilogue
     kernel: str
     arguments: tuple[str, ...]
-
-
-def _window(x: Shape, result: Shape, op: Conv2d | Pool2d, kernel: tuple[int, int]) -> Window:
-    height, width, channels = (per_image((dim,)) for dim in x[1:])
-    out_height, out_width = (per_image((dim,)) for dim in result[1:3])
-    dilation = op.dilation if isinstance(op, Conv2d) else (1, 1)
-    return Window(
-        height,
-        width,
-        channels,
-        kernel,
-        op.stride,
-        op.padding[0],
-        op.padding[2],
-        dilation,
-        out_height,
-        out_width,
-    )
 
 
 class _WindowKernel(Kernel):
@@ -129,7 +96,7 @@ class CpuConv2d(_WindowKernel):
             arguments = (m, f"{{{data}}}", panels)
         params = WindowParams(
             "conv.h",
-            _window(x.shape, result, op, (height, width)),
+            window_of(x.shape, result, op, (height, width)),
             render_epilogue(op, call.inputs, call.outputs, result),
             kernel,
             arguments,
@@ -153,7 +120,7 @@ class CpuPool2d(_WindowKernel):
         result = site.results[0].shape
         params = WindowParams(
             "pool.h",
-            _window(site.inputs[0].shape, result, op, op.kernel),
+            window_of(site.inputs[0].shape, result, op, op.kernel),
             render_epilogue(op, call.inputs, call.outputs, result),
             kernel,
             (f"arg<const {image}>(call, 0)",),

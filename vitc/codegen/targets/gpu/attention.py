@@ -101,11 +101,12 @@ class GpuAttention(Kernel):
         assert isinstance(op, Attention)
         result, tile = site.results[0].shape, self._tile(site)
         count = len(call.inputs)
-        views = [
-            _heads(call.inputs[i], result, _argument(call.inputs[i], i, True)) for i in range(3)
-        ]
-        out = _heads(call.outputs[0], result, _argument(call.outputs[0], count, False))
-        assert views[0] and views[1] and views[2] and out
+        views: list[Heads] = []
+        for i, operand in enumerate((*call.inputs[:3], call.outputs[0])):
+            pointer = _argument(operand, i if i < 3 else count, constant=i < 3)
+            view = _heads(operand, result, pointer)
+            assert view is not None, operand.map
+            views.append(view)
         params = AttentionParams(
             label=f"attention {tile.queries}x{tile.keys}",
             tile=tile.cpp,
@@ -113,7 +114,7 @@ class GpuAttention(Kernel):
             q=views[0],
             k=views[1],
             v=views[2],
-            out=out,
+            out=views[3],
             bias=_bias(call, site) if op.bias else None,
             scale=float_text(op.scale),
         )

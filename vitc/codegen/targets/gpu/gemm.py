@@ -13,7 +13,7 @@ from vitc.codegen.targets.gpu.device import Architecture, Tuning
 from vitc.codegen.targets.gpu.epilogue import Epilogue, refusal, render_epilogue, writable
 from vitc.codegen.targets.gpu.sources import RowSource, row_source, row_total
 from vitc.ir.op import Op
-from vitc.ir.types import DType, per_image
+from vitc.ir.types import DType, Shape, per_image
 from vitc.ops import Fused, Linear, Pointwise
 
 
@@ -118,17 +118,7 @@ class GpuGemm(Kernel):
         assert isinstance(op, Fused)
         result, dtype = site.results[0].shape, site.inputs[1].dtype
         n, k = per_image(result[-1:]), per_image(site.inputs[0].shape[-1:])
-        rows, batched = row_count(result)
-        arch = self.tuning.arch
-        chosen = [
-            choose_tile(arch, dtype, rows * (b if batched else 1), n, k, op.stats)
-            for b in self.tuning.batches
-        ]
-        configs = [
-            Config(tile.cpp(arch, dtype), self.tuning.up_to(i))
-            for i, tile in enumerate(chosen)
-            if i + 1 == len(chosen) or chosen[i + 1] != tile
-        ]
+        configs = choose_configs(self.tuning, dtype, result, k, op.stats)
         params = GemmParams(
             label=f"gemm {n}x{k}",
             m=row_total(result),
@@ -136,10 +126,27 @@ class GpuGemm(Kernel):
             k=k,
             source=row_source(call.inputs[0], site.inputs[0].shape),
             epilogue=render_epilogue(op, call.inputs, call.outputs, result),
-            configs=tuple(configs),
+            configs=configs,
         )
         text = render("gpu/gemm.cu.jinja", params)
         return Rendered(text, "; ".join(config.tile for config in configs))
+
+
+def choose_configs(
+    tuning: Tuning, dtype: DType, result: Shape, k: int, stats: int
+) -> tuple[Config, ...]:
+    """The tile for each batch of the tuning; neighbours that agree are one."""
+    arch, n = tuning.arch, per_image(result[-1:])
+    rows, batched = row_count(result)
+    chosen = [
+        choose_tile(arch, dtype, rows * (batch if batched else 1), n, k, stats)
+        for batch in tuning.batches
+    ]
+    return tuple(
+        Config(tile.cpp(arch, dtype), tuning.up_to(i))
+        for i, tile in enumerate(chosen)
+        if i + 1 == len(chosen) or chosen[i + 1] != tile
+    )
 
 
 def choose_tile(arch: Architecture, dtype: DType, m: int, n: int, k: int, stats: int) -> Tile:
