@@ -36,7 +36,8 @@ struct Tensors {
 
 class CallChecker {
  public:
-  explicit CallChecker(const Table& table) : table_(table) {}
+  // alignment: bytes to which data must be aligned.
+  CallChecker(const Table& table, uint64_t alignment) : table_(table), alignment_(alignment) {}
 
   // The batch of the call. Fails with the name of the tensor and of the dimension that is wrong.
   int64_t check(Tensors inputs, Tensors outputs) {
@@ -88,6 +89,11 @@ class CallChecker {
     if (tensor.data == nullptr) {
       fail(VITC_INVALID_ARGUMENT, "the data of %s '%s' is NULL", kind, port.name);
     }
+    if (reinterpret_cast<uintptr_t>(tensor.data) % alignment_ != 0) {
+      fail(VITC_INVALID_ARGUMENT,
+           "the data of %s '%s' is not aligned to %" PRIu64 " bytes; pass a copy", kind, port.name,
+           alignment_);
+    }
   }
 
   void check_batch(const char* kind, const Port& port, int64_t batch) {
@@ -122,6 +128,7 @@ class CallChecker {
   }
 
   const Table& table_;
+  const uint64_t alignment_;
   int64_t batch_ = 0;
   const char* batch_from_ = "";
 };

@@ -1,6 +1,7 @@
 // The CPU as a device: memory, the choice of code, and what a context runs its kernels on.
 //
-// A device type provides what CpuDevice does; Model and Context know nothing else of it.
+// A device type provides what CpuDevice does; Model and Context know nothing else of it. The
+// others: device_cuda.h, device_emulated.h.
 #pragma once
 #include <sys/mman.h>
 
@@ -20,6 +21,9 @@ namespace vitc::host {
 
 class CpuDevice {
  public:
+  static constexpr uint64_t kAlignment = 1;     // of inputs and outputs
+  static constexpr bool kAsynchronous = false;  // whether kernels still run when a run returns
+
   explicit CpuDevice(int32_t index) {
     if (index != 0) {
       fail(VITC_UNSUPPORTED_DEVICE, "device %d: the library runs on the CPU, which is device 0",
@@ -74,18 +78,36 @@ class CpuDevice {
     std::memcpy(to, from, bytes);
   }
 
-  // What one context runs its kernels on, one after the other.
+  // Reports the code that the kernel of a step returned.
+  [[noreturn]] static void fail_step(int32_t index, const char* name, int code) {
+    fail(VITC_INTERNAL, "step %d (%s) failed with code %d", index, name, code);
+  }
+
+  // What one context runs its kernels on, one after the other. They have finished when they return.
   class Lane {
    public:
-    using Mark = std::chrono::steady_clock::time_point;
-
-    explicit Lane(int32_t threads) : executor_(check(threads)) {}
+    Lane(const CpuDevice& /*device*/, int32_t threads) : executor_(check(threads)) {}
 
     int threads() const { return executor_.threads(); }
     Executor* executor(void* /*stream*/) { return &executor_; }
-    void wait() {}  // kernels have finished when they return
 
-    Mark mark() { return std::chrono::steady_clock::now(); }
+    // Runs a Context::Work; whether the caller records it, to run it again without us.
+    template <class Work>
+    bool run(const Work& work) {
+      work.launch(work.stream());
+      return false;
+    }
+    void wait() {}             // for the latest run
+    void finish() noexcept {}  // the same, before the end
+    void forget() {}           // the weights' addresses change: wait, and keep nothing of them
+
+    // `launch` calls mark(); when time() returns, microseconds() can be asked.
+    using Mark = std::chrono::steady_clock::time_point;
+    template <class Launch>
+    void time(void* /*stream*/, const Launch& launch) {
+      launch();
+    }
+    static void mark(Mark& mark, void* /*stream*/) { mark = std::chrono::steady_clock::now(); }
     static float microseconds(Mark from, Mark to) {
       return std::chrono::duration<float, std::micro>(to - from).count();
     }
