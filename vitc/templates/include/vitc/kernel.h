@@ -15,7 +15,7 @@ struct Call {
   Executor* exec;
 };
 
-using KernelFn = int (*)(const Call&);     // 0 = ok
+using KernelFn = int (*)(const Call&);        // 0 = ok
 using ScratchFn = uint64_t (*)(int threads);  // bytes of scratch that the kernel needs
 
 // Argument i as a pointer to T. Forced inline: the same header is compiled for several ISAs, and

@@ -1,7 +1,7 @@
 // out = softmax(scale * q k^T + bias) v, per image and head, with all of a row of scores at once.
 //
-// A worker packs the K and V of a head into panels, once, and then takes blocks of query rows: a few
-// tiles of scores stay in L1/L2 between the two products. All arithmetic is float32.
+// A worker packs the K and V of a head into panels, once, and then takes blocks of query rows: a
+// few tiles of scores stay in L1/L2 between the two products. All arithmetic is float32.
 #pragma once
 #include "vitc/cpu/math.h"
 #include "vitc/cpu/pack.h"
@@ -89,7 +89,7 @@ struct Attention {
       for (int64_t i = 0; i < rows; i += kTileRows)
         multiply_rows<float, kQueryStride, kScoreStride>(
             min_of<int64_t>(kTileRows, rows - i), worker.queries + i * kQueryStride, panel, kDim,
-            worker.scores + i * kScoreStride + p * kPanel, panel);
+            worker.scores + i * kScoreStride + p * kPanel, resident(panel));
     }
   }
 
@@ -124,7 +124,7 @@ struct Attention {
       for (int64_t i = 0; i < rows; i += kTileRows) {
         const int64_t count = min_of<int64_t>(kTileRows, rows - i);
         multiply_rows<float, kScoreStride>(count, worker.scores + i * kScoreStride, panel, kKeys,
-                                           worker.tile, panel);
+                                           worker.tile, resident(panel));
         for (int64_t r = 0; r < count; ++r)
           for_lanes(columns, [&](int64_t n, auto lanes) {
             store(out + (i + r) * stride + p * kPanel + n,

@@ -8,8 +8,8 @@
 namespace vitc {
 inline namespace VITC_ISA {
 
-// Columns in (ky, kx, channel) order: weights [Cout, kKernelH, kKernelW, kUsed]. kUsed channels from
-// `first` on are read: one group of a grouped convolution.
+// Columns in (ky, kx, channel) order: weights [Cout, kKernelH, kKernelW, kUsed]. kUsed channels
+// from `first` on are read: one group of a grouped convolution.
 template <class T, class S, int64_t kUsed = S::kChannels>
 struct ColumnsNhwc {
   using Element = T;
@@ -88,8 +88,8 @@ struct GroupEpilogue {
   }
 };
 
-// General groups over an NHWC image, one GEMM after the other. Weights: the groups' panels in a row,
-// each [Cout / groups, kKernelH, kKernelW, Cin / groups] packed by itself.
+// General groups over an NHWC image, one GEMM after the other. Weights: the groups' panels in a
+// row, each [Cout / groups, kKernelH, kKernelW, Cin / groups] packed by itself.
 template <class T, class S, int64_t kOut, int64_t kGroups, class W, class Epilogue>
 struct GroupedConv {
   using Rows = ColumnsNhwc<T, S, S::kChannels / kGroups>;

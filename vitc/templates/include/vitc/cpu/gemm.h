@@ -27,19 +27,18 @@ struct Gemm {
 
   // Rows are read where they are unless they need converting, K is odd under bf16 products, or
   // their distance would put a tile's rows into the same few sets of L1.
-  static constexpr bool kInPlace = Rows::kStride > 0 && Rows::kStride <= 4 * kK &&
-                                   kSameType<typename Rows::Element, Operand> &&
-                                   kK % P::kStep == 0 &&
-                                   Rows::kStride * int64_t{sizeof(Operand)} % 2048 != 0;
+  static constexpr bool kInPlace =
+      Rows::kStride > 0 &&
+      Rows::kStride <= 4 * kK&& kSameType<typename Rows::Element, Operand>&& kK % P::kStep == 0 &&
+      Rows::kStride* int64_t{sizeof(Operand)} % 2048 != 0;
   static constexpr int64_t kStride =
       kInPlace ? Rows::kStride : packed_stride(kSteps * P::kStep, sizeof(Operand));
 
   // Half of a 1 MiB L2 for the block of A; the rest is for panels on their way.
   static constexpr int64_t kBlockBytes = 448 * 1024;
-  static constexpr int64_t kBlockRows =
-      min_of<int64_t>(240, max_of<int64_t>(1, kBlockBytes / (kStride * int64_t{sizeof(Operand)}) /
-                                                  kTileRows) *
-                               kTileRows);
+  static constexpr int64_t kBlockRows = min_of<int64_t>(
+      240, max_of<int64_t>(1, kBlockBytes / (kStride * int64_t{sizeof(Operand)}) / kTileRows) *
+               kTileRows);
   static constexpr int64_t kCopiedRows = kInPlace ? kTileRows : kBlockRows;
 
   struct Worker {
@@ -116,16 +115,21 @@ struct Gemm {
     }
     for (; panel < end; ++panel) {
       const W* b = weights + panel * kPanelSize;
-      const char* next = reinterpret_cast<const char*>(panel + 1 < kPanels ? b + kPanelSize : b);
-      const char* next_end = next + kPanelSize * sizeof(W);
+      // Panels follow each other in memory. A single tile waits for memory, so it looks a little
+      // ahead in the stream; several have the time to bring in the next panel, a share each.
+      constexpr int64_t kStepBytes = P::kStep * kPanel * int64_t{sizeof(W)};
+      const char* stream = reinterpret_cast<const char*>(b);
+      const int64_t tiles = full / kTileRows;
+      Fetch fetch = {stream + kStepBytes * (tiles > 1 ? kSteps : 32),
+                     kStepBytes / min_of<int64_t>(4, max_of<int64_t>(1, tiles))};
       for (int64_t i = 0; i < full; i += kTileRows) {
-        multiply_tile<W, kTileRows, kStride>(a + i * kStride, b, kSteps, worker.tile, next);
+        multiply_tile<W, kTileRows, kStride>(a + i * kStride, b, kSteps, worker.tile, fetch);
         finish_tile(worker.tile, worker.rows + i, kTileRows, epilogue, panel);
-        next += kSteps * kFetched;
-        if (next >= next_end) next = reinterpret_cast<const char*>(b);
+        fetch.from += kSteps * fetch.bytes;
+        if (fetch.from - stream >= 2 * kSteps * kStepBytes) fetch.bytes = 0;
       }
       if (tail == 0) continue;
-      multiply_rows<W, kStride>(tail, last, b, kSteps, worker.tile, next);
+      multiply_rows<W, kStride>(tail, last, b, kSteps, worker.tile, fetch);
       finish_tile(worker.tile, worker.rows + full, tail, epilogue, panel);
     }
     if constexpr (Epilogue::kSlice != 0) {

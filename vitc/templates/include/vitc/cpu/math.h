@@ -49,17 +49,18 @@ VITC_INLINE Vec gelu_quick(Vec x) { return x / (1.f + exp_(x * -1.702f)); }
 
 // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), by 0.5 (1 + tanh(u)) = sigmoid(2u)
 VITC_INLINE Vec gelu_tanh(Vec x) {
-  const Vec u = x * fma(x * x, splat(-2.f * 0.7978845608f * 0.044715f), splat(-2.f * 0.7978845608f));
+  const Vec u =
+      x * fma(x * x, splat(-2.f * 0.7978845608f * 0.044715f), splat(-2.f * 0.7978845608f));
   return x / (1.f + exp_(u));
 }
 
 // x phi(x) = max(x, 0) - a phi(-a) with a = |x|: the tail is small everywhere, so the absolute
 // error stays below 2e-7, where the usual 0.5 x (1 + erf) cancels for negative x.
 VITC_INLINE Vec gelu_erf(Vec x) {
-  static constexpr float kTail[] = {
-      1.287776883e-01f,  -1.074323402e-01f, 8.388071119e-02f,  -6.022416924e-02f,
-      4.613096988e-02f,  -3.698426976e-02f, -1.328170075e-02f, -3.289886357e-02f,
-      4.913230857e-02f,  6.983653218e-02f,  3.765679057e-02f};
+  static constexpr float kTail[] = {1.287776883e-01f,  -1.074323402e-01f, 8.388071119e-02f,
+                                    -6.022416924e-02f, 4.613096988e-02f,  -3.698426976e-02f,
+                                    -1.328170075e-02f, -3.289886357e-02f, 4.913230857e-02f,
+                                    6.983653218e-02f,  3.765679057e-02f};
   constexpr float kRange = 5.6f, kHalfLog2e = 0.72134752f;
   const Vec a = min(splat(kRange), abs(x));
   const Vec gauss = exp2_(a * a * -kHalfLog2e);

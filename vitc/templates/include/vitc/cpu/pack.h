@@ -1,5 +1,5 @@
-// Packing float panels at run time, for operands that are activations: attention's K and V, matmul's
-// right-hand side. The layout is that of packed weights (tile.h); unused columns are zero.
+// Packing float panels at run time, for operands that are activations: attention's K and V,
+// matmul's right-hand side. The layout is that of packed weights (tile.h); unused columns are zero.
 #pragma once
 #include "vitc/cpu/tile.h"
 

@@ -9,9 +9,9 @@ namespace vitc {
 inline namespace VITC_ISA {
 
 enum class Pool {
-  kMax,          // padding counts as -infinity
-  kMean,         // over the taps inside the image
-  kMeanPadded,   // over all taps, padding counts as 0
+  kMax,         // padding counts as -infinity
+  kMean,        // over the taps inside the image
+  kMeanPadded,  // over all taps, padding counts as 0
 };
 
 template <class T, class S, Pool kPool, class Epilogue>
@@ -24,8 +24,8 @@ struct Pool2d {
       for (; m < end; ++m) {
         const Window w = window_at<S>(m);
         const int64_t inside = (w.ky1 - w.ky0) * (w.kx1 - w.kx0);
-        const float scale = 1.f / (kPool == Pool::kMean ? max_of<int64_t>(inside, 1)
-                                                        : S::kKernelH * S::kKernelW);
+        const float scale =
+            1.f / (kPool == Pool::kMean ? max_of<int64_t>(inside, 1) : S::kKernelH * S::kKernelW);
         typename Epilogue::Row row = epilogue.begin(m);
         for_lanes(S::kChannels, [&](int64_t c, auto lanes) {
           Vec total = kPool == Pool::kMax ? splat(-__builtin_inff()) : Vec{};

@@ -10,8 +10,8 @@ inline namespace VITC_ISA {
 enum class ReduceOp { kSum, kMean, kMax };
 
 // Input [outer, kCount, kInner] with any outer and axis strides (elements), innermost dense when
-// kInner > 1; the epilogue sees row = outer index, column = inner index. kInner = 1 reduces dense rows
-// of kCount elements.
+// kInner > 1; the epilogue sees row = outer index, column = inner index. kInner = 1 reduces dense
+// rows of kCount elements.
 template <class T, int64_t kCount, int64_t kInner, ReduceOp kOp, class Epilogue>
 struct Reduce {
   static_assert(Epilogue::kSlice == 0, "reductions emit no sums of squares");
@@ -38,7 +38,8 @@ struct Reduce {
           for_lanes(min_of(kWidth, kInner - first), [&](int64_t j, auto lanes) {
             const T* column = src + first + j;
             Vec t = start();
-            for (int64_t i = 0; i < kCount; i += kRun) t = combine(t, run_of(column, i, axis_stride, lanes));
+            for (int64_t i = 0; i < kCount; i += kRun)
+              t = combine(t, run_of(column, i, axis_stride, lanes));
             epilogue.apply(finish(t), row, first + j, lanes);
           });
         }
@@ -67,8 +68,8 @@ struct Reduce {
 };
 
 // Group norm of [batch, kPixels, kChannels]: statistics per image over all pixels of
-// kChannels / kGroups neighbouring channels; the epilogue sees row = image * kPixels + pixel and the
-// normalised value, and applies weight and bias.
+// kChannels / kGroups neighbouring channels; the epilogue sees row = image * kPixels + pixel and
+// the normalised value, and applies weight and bias.
 template <class T, int64_t kPixels, int64_t kChannels, int64_t kGroups, class Epilogue>
 struct GroupNorm {
   static_assert(kChannels % kGroups == 0 && Epilogue::kSlice == 0, "unsupported group norm");

@@ -140,8 +140,8 @@ VITC_INLINE HalfVec narrow(Vec x) {
   const __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
   const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
   const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(_mm512_srli_epi32(up, 16), nan, top,
-                                                    _mm512_set1_epi32(0x40)));
+  return _mm512_cvtepi32_epi16(
+      _mm512_mask_or_epi32(_mm512_srli_epi32(up, 16), nan, top, _mm512_set1_epi32(0x40)));
 #endif
 }
 #else
@@ -154,8 +154,8 @@ VITC_INLINE HalfVec narrow(Vec x) {
   const __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));
   const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  const __m256i words = _mm256_blendv_epi8(
-      _mm256_srli_epi32(up, 16), _mm256_or_si256(top, _mm256_set1_epi32(0x40)), nan);
+  const __m256i words = _mm256_blendv_epi8(_mm256_srli_epi32(up, 16),
+                                           _mm256_or_si256(top, _mm256_set1_epi32(0x40)), nan);
   const __m256i packed = _mm256_packus_epi32(words, words);
   return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 }
@@ -184,7 +184,9 @@ VITC_INLINE Vec store(bf16* p, Vec x, All = {}) {
   return widen(h);
 }
 #ifdef __AVX512F__
-VITC_INLINE Vec load(const float* p, First lanes) { return _mm512_maskz_loadu_ps(mask_of(lanes), p); }
+VITC_INLINE Vec load(const float* p, First lanes) {
+  return _mm512_maskz_loadu_ps(mask_of(lanes), p);
+}
 VITC_INLINE Vec load(const bf16* p, First lanes) {
   return widen(_mm256_maskz_loadu_epi16(mask_of(lanes), p));
 }

@@ -1,6 +1,6 @@
 // How the workers of a kernel share its tasks: each owns a contiguous range, so that it meets the
-// same block (copied rows, packed head) again and again, and takes over tasks of others when its own
-// are done, so that unequal or disturbed cores still finish together.
+// same block (copied rows, packed head) again and again, and takes over tasks of others when its
+// own are done, so that unequal or disturbed cores still finish together.
 #pragma once
 #include "vitc/cpu/executor.h"
 #include "vitc/cpu/simd.h"
@@ -14,8 +14,7 @@ struct alignas(64) TaskRange {
 };
 
 VITC_INLINE void split_tasks(TaskRange* ranges, int64_t tasks, int workers) {
-  for (int w = 0; w < workers; ++w)
-    ranges[w] = {tasks * w / workers, tasks * (w + 1) / workers};
+  for (int w = 0; w < workers; ++w) ranges[w] = {tasks * w / workers, tasks * (w + 1) / workers};
 }
 
 // The worker's own next task, or one of another worker's; -1 when none is left.

@@ -123,7 +123,8 @@ inline int available_cpus() {
   return online > 0 ? static_cast<int>(online) : 1;
 }
 
-Executor::Executor(int threads) : threads_(threads > 0 ? threads : available_cpus()), pool_(nullptr) {
+Executor::Executor(int threads)
+    : threads_(threads > 0 ? threads : available_cpus()), pool_(nullptr) {
   if (threads_ == 1) return;
   pool_ = new (std::nothrow) Pool;
   const int wanted = threads_;

@@ -8,8 +8,9 @@ inline namespace VITC_ISA {
 
 constexpr int kPanel = 32;  // columns of a packed panel, the same for every ISA
 
-// Rows of the main tile: 2 vectors of columns each, and room for the panel's vectors and a broadcast
-// in 32 (AVX-512) or 16 registers. 12 rows need 14 loads per 24 FMAs: the FMA units are the limit.
+// Rows of the main tile: 2 vectors of columns each, and room for the panel's vectors and a
+// broadcast in 32 (AVX-512) or 16 registers. 12 rows need 14 loads per 24 FMAs: the FMA units are
+// the limit.
 constexpr int kTileRows = kLanes == 16 ? 12 : 6;
 constexpr int kSmallRows = kTileRows / 2;  // for the last rows, padded with zero rows
 
@@ -106,27 +107,35 @@ struct Product<bf16> {
 };
 #endif
 
-// tile = A * panel, kRows x 32, rows of the tile kOut apart. a: rows kStride apart; steps: ceil(K /
-// kStep), the k beyond K being zero in the panel and finite in A. While the FMAs run, kFetched bytes per step are brought from
-// `next` into L2: a quarter of the next panel, if that is what it points to.
-constexpr int64_t kFetched = 32;
+// What the tile brings into L2 while the FMAs run: `bytes` per step from `from` on.
+struct Fetch {
+  const char* from;
+  int64_t bytes;
+};
 
+// Nothing to bring in. Still a valid address: prefetching an unmapped one walks the page table.
+VITC_INLINE Fetch resident(const void* panel) { return {static_cast<const char*>(panel), 0}; }
+
+// tile = A * panel, kRows x 32, rows of the tile kOut apart. a: rows kStride apart; steps: ceil(K /
+// kStep), the k beyond K being zero in the panel and finite in A.
 template <class W, int kRows, int64_t kStride, int64_t kOut = kPanel>
 [[gnu::noinline]] void multiply_tile(const typename Product<W>::Operand* a, const W* panel,
-                                     int64_t steps, float* tile, const void* next) {
+                                     int64_t steps, float* tile, Fetch fetch) {
   using P = Product<W>;
   constexpr int kHalves = kPanel / (2 * kLanes);
-  const char* fetch = static_cast<const char*>(next);
+  const char* next = fetch.from;
+  const int64_t advance = fetch.bytes / kHalves;
   for (int half = 0; half < kHalves; ++half) {
     Vec acc[kRows][2];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Vec{};
     const W* b = panel + half * 2 * kLanes * P::kStep;
     for (int64_t s = 0; s < steps; ++s) {
-      _mm_prefetch(fetch, _MM_HINT_T1);
+      _mm_prefetch(next, _MM_HINT_T1);
+      _mm_prefetch(next + 64, _MM_HINT_T1);
       P::template step<kRows, kStride>(a + s * P::kStep, b, acc);
       b += kPanel * P::kStep;
-      fetch += kFetched / kHalves;
+      next += advance;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
@@ -136,7 +145,8 @@ template <class W, int kRows, int64_t kStride, int64_t kOut = kPanel>
   }
 }
 
-// Rows that a tile of `rows` rows (1..kTileRows) computes: A must be readable, and finite, up to it.
+// Rows that a tile of `rows` rows (1..kTileRows) computes: A must be readable, and finite, up to
+// it.
 VITC_INLINE constexpr int64_t padded_rows(int64_t rows) {
   return rows <= 1 ? rows : rows <= kSmallRows ? kSmallRows : kTileRows;
 }
@@ -144,13 +154,13 @@ VITC_INLINE constexpr int64_t padded_rows(int64_t rows) {
 // The same for a number of rows known at run time.
 template <class W, int64_t kStride, int64_t kOut = kPanel>
 VITC_INLINE void multiply_rows(int64_t rows, const typename Product<W>::Operand* a, const W* panel,
-                               int64_t steps, float* tile, const void* next) {
+                               int64_t steps, float* tile, Fetch fetch) {
   if (rows > kSmallRows)
-    multiply_tile<W, kTileRows, kStride, kOut>(a, panel, steps, tile, next);
+    multiply_tile<W, kTileRows, kStride, kOut>(a, panel, steps, tile, fetch);
   else if (rows > 1)
-    multiply_tile<W, kSmallRows, kStride, kOut>(a, panel, steps, tile, next);
+    multiply_tile<W, kSmallRows, kStride, kOut>(a, panel, steps, tile, fetch);
   else
-    multiply_tile<W, 1, kStride, kOut>(a, panel, steps, tile, next);
+    multiply_tile<W, 1, kStride, kOut>(a, panel, steps, tile, fetch);
 }
 
 }  // namespace VITC_ISA

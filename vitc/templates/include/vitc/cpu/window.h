@@ -15,8 +15,8 @@ inline namespace VITC_ISA {
 // Output row m is pixel (image, oy, ox) with m = (image * kOutH + oy) * kOutW + ox; padding at the
 // bottom and right is whatever kOutH and kOutW imply.
 struct Window {
-  int64_t image, y, x;            // top left corner, may lie outside
-  int64_t ky0, ky1, kx0, kx1;     // taps inside the image
+  int64_t image, y, x;         // top left corner, may lie outside
+  int64_t ky0, ky1, kx0, kx1;  // taps inside the image
 };
 
 // First tap k with start + k * dilation >= 0, and one past the last with it < size.
