@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from models.sweep import double_throughout
 from torch import Tensor, nn
 
 from vitc.frontend import Imported, import_model
@@ -42,7 +43,9 @@ def error_of(
 ) -> float:
     """Relative L2 error of the graph on three images."""
     photos = images(3, shape, seed=5)
-    return relative_error(interpreted(imported, photos), reference(model, photos, **options))
+    with double_throughout():
+        expected = reference(model, photos, **options)
+    return relative_error(interpreted(imported, photos), expected)
 
 
 def agree(

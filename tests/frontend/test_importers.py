@@ -45,7 +45,7 @@ MOVES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "index_table": lambda m, x: x + m.w[torch.tensor([[0, 5], [9, 2], [1, 1]]).reshape(-1)][:1],
     "index_select": lambda m, x: x.index_select(3, torch.tensor([1, 0])),
     "embedding": lambda m, x: x + F.embedding(torch.arange(10), m.w)[0],
-    "computed_table": lambda m, x: x + m.w[:, torch.arange(20).reshape(2, 10)[0] % 7 + 1],
+    "computed_table": lambda m, x: x + m.w[torch.arange(20).reshape(2, 10)[0] % 7 + 1][:1],
     "computed_mask": lambda m, x: x + torch.arange(10).lt(4).to(x.dtype) * 3,
     "nothing": lambda m, x: F.dropout(x.clone().contiguous().detach(), 0.5, False).float(),
 }
@@ -67,8 +67,15 @@ ARITHMETIC: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "waves": lambda m, x: x.sin() + x.cos() - (x.abs() + 1).log(),
     "in_place": lambda m, x: F.relu(x + 1, inplace=True).add_(m.w[0]),
     "in_place_then_read_again": lambda m, x: _read_again(x * 2),
+    "in_place_behind_dropout": lambda m, x: _write_behind_dropout(x * 2),
     "cast": lambda m, x: x.to(torch.float32).type_as(m.w),
 }
+
+
+def _write_behind_dropout(y: Tensor) -> Tensor:
+    z = F.dropout(y, 0.5, training=False)  # y itself
+    z += 1
+    return y * 2 + z
 
 
 def _read_again(y: Tensor) -> Tensor:

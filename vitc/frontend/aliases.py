@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 
-# In evaluation mode these hand back their argument itself, which their schemas do not say.
-_PASS_THROUGH = ("dropout", "feature_dropout", "alpha_dropout")
-
-
 class Aliases:
     """Which nodes of a graph may share memory, by the schemas of the calls."""
 
@@ -64,8 +60,6 @@ def _viewed(node: Node) -> Node | None:
     if node.op != "call_function":
         return None
     if getattr(node.target, "__name__", "") == "getitem":
-        return node.args[0]  # pyright: ignore[reportReturnType]
-    if str(node.target).removeprefix("aten.").split(".")[0] in _PASS_THROUGH:
         return node.args[0]  # pyright: ignore[reportReturnType]
     for argument, value in zip(_schema_arguments(node), node.args, strict=False):
         if argument.alias_info is not None and hasattr(value, "op"):

@@ -30,7 +30,7 @@ class Known:
         """Makes a constant of the program known."""
         import torch
 
-        self.tensors[node] = torch.from_numpy(array.copy())
+        self.tensors[node] = torch.tensor(array)
 
     def run(self, node: Node, values: Mapping[Node, Any]) -> Any:
         """The call's result, None unless it is determined; `values` has the sizes of dimensions."""

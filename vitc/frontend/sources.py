@@ -41,7 +41,7 @@ def create(
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     if checkpoint is not None:
-        arguments["pretrained_cfg_overlay"] = _overlay(Path(checkpoint))
+        arguments["pretrained_cfg_overlay"] = _overlay(Path(checkpoint), num_classes)
     base = name.split(".")[0]
     if ":" not in name and not timm.is_model(base):
         close = difflib.get_close_matches(base, timm.list_models(), 3)
@@ -63,10 +63,14 @@ def create(
         ) from error
 
 
-def _overlay(checkpoint: Path) -> dict[str, Any]:
+def _overlay(checkpoint: Path, num_classes: int | None) -> dict[str, Any]:
     """What makes timm load this file as if it were the model's pretrained weights."""
     _check_file(checkpoint)
-    return {"file": str(checkpoint), "custom_load": checkpoint.suffix == ".npz"}
+    overlay: dict[str, Any] = {"file": str(checkpoint)}
+    overlay["custom_load"] = checkpoint.suffix == ".npz"
+    if num_classes:  # the file's head is the model's, not one for ImageNet that timm would drop
+        overlay["num_classes"] = num_classes
+    return overlay
 
 
 def with_checkpoint(module: nn.Module, checkpoint: str | Path) -> nn.Module:

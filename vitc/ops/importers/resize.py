@@ -24,9 +24,9 @@ def _weights(name: str, size: int, result: int, align_corners: bool) -> Array:
     import torch
 
     overload: Any = getattr(torch.ops.aten, name).vec
-    unit = torch.eye(size, dtype=torch.float64).reshape(1, size, size, 1)
-    resized = overload(unit, [result, 1], align_corners, None)
-    return np.ascontiguousarray(resized.reshape(size, result).T.numpy())
+    units = torch.eye(size, dtype=torch.float64).reshape(1, 1, size, size)
+    resized = overload(units, [result, size], align_corners, None)
+    return np.ascontiguousarray(resized[0, 0].numpy())
 
 
 def _resize(name: str) -> Importer:
