@@ -19,7 +19,9 @@ VITC_DEVICE void query_times_key(float (&scores)[kTiles][4], const char* q, int 
     for (int e = 0; e < 4; ++e) scores[j][e] = 0;
   }
   if constexpr (Policy::kTensorCore) {
-    VITC_UNROLL
+    // Floats take more steps and, split in three products, more registers in each.
+    constexpr int kSteps = sizeof(typename Policy::Storage) == 2 ? Layout::kChunks / 2 : 1;
+    VITC_UNROLL_BY(kSteps)
     for (int chunk = 0; chunk < Layout::kChunks; chunk += 2) {
       uint32_t r[4];
       ldmatrix_x4(r, q + Layout::offset(first_row + l % 16, chunk + l / 16));

@@ -36,6 +36,7 @@
 #define VITC_KERNEL(threads, blocks) void
 #define VITC_UNROLL
 #define VITC_NO_UNROLL
+#define VITC_UNROLL_BY(n)
 // A __shared__ array `name` of `count` elements.
 #define VITC_SHARED(T, name, count)   \
   static const char name##_key = 0;   \
@@ -47,6 +48,8 @@
 #define VITC_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define VITC_UNROLL _Pragma("unroll")
 #define VITC_NO_UNROLL _Pragma("unroll 1")
+#define VITC_PRAGMA(text) _Pragma(#text)
+#define VITC_UNROLL_BY(n) VITC_PRAGMA(unroll(n))
 #define VITC_SHARED(T, name, count) __shared__ T name[count]
 #endif
 
