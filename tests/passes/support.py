@@ -1,66 +1,46 @@
-"""What the pass tests share: text cases, equality by interpretation."""
+"""What the pass tests share: equality by interpretation, and what is compared as text."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from vitc.ir.graph import Graph
 from vitc.ir.interp import interpret, random_arrays
-from vitc.ir.text import parse_graph, print_graph
-from vitc.ir.verify import verify
-from vitc.passes.options import PassOptions
-from vitc.passes.pipeline import run_passes
-
-CHECKED = PassOptions(check=True, stats_width=16)
-
-
-def graph_of(body: str) -> Graph:
-    """A graph from its text without the first line's boilerplate."""
-    return parse_graph(body if body.lstrip().startswith("graph") else f"graph case{body}")
+from vitc.ir.text import print_graph
 
 
 def difference(before: Graph, after: Graph, batch: int = 2, seed: int = 0) -> float:
-    """Largest relative L2 error of any output, on random inputs and weights, in float64."""
+    """Largest relative L2 error of any output, in float64, every input and weight redrawn."""
     inputs, weights = random_arrays(before, batch, seed)
-    # Deep stacks of standard normal weights overflow exponentials; halves keep them tame.
-    weights = {name: 0.5 * array for name, array in weights.items()}
-    expected = list(interpret(before, inputs, weights).values())
-    actual = list(interpret(after, inputs, weights).values())
-    assert len(expected) == len(actual)
-    errors = []
-    for old, new in zip(expected, actual, strict=True):
-        assert old.shape == new.shape
+    weights = {name: _tame(name, array) for name, array in weights.items()}
+    expected = interpret(before, inputs, weights)
+    actual = interpret(after, inputs, weights)
+    assert list(expected) == list(actual)
+    errors: list[float] = []
+    for name, old in expected.items():
+        assert old.shape == actual[name].shape
         assert np.isfinite(old).all()
-        errors.append(float(np.linalg.norm(old - new) / np.linalg.norm(old)))
+        errors.append(float(np.linalg.norm(old - actual[name]) / np.linalg.norm(old)))
     return max(errors)
 
 
-def optimise(text: str, passes: Sequence[str], options: PassOptions = CHECKED) -> Graph:
-    """The graph after the passes, every rule application checked and the whole compared."""
-    before = graph_of(text)
-    after = run_passes(before, passes, options)
-    verify(after)
-    assert parse_graph(print_graph(after)) == after
-    assert difference(before, after) < 1e-10
-    return after
+def _tame(name: str, array: np.ndarray) -> np.ndarray:
+    """Weights that keep activations near one, and variances positive."""
+    if name.endswith("running_var"):
+        return np.abs(array) + 0.1
+    return array * (0.5 if array.ndim < 2 else array[0].size ** -0.5)
 
 
 def body(graph: Graph) -> str:
-    """The nodes as text, types left out, for comparisons that stay readable."""
+    """The nodes as text, types left out."""
     lines = print_graph(graph).splitlines()
     nodes = [line.strip().rpartition(" : ")[0] for line in lines if " = " in line]
-    return "\n".join([*nodes, next(line.strip() for line in lines if "return" in line)])
-
-
-def expect(graph: Graph, text: str) -> None:
-    wanted = "\n".join(line.strip() for line in text.strip().splitlines())
-    assert body(graph) == wanted, body(graph)
+    returned = next(line.strip() for line in lines if line.strip().startswith("return"))
+    return "\n".join([*nodes, returned, ""])
 
 
 def kernels(graph: Graph) -> list[str]:
-    """Names of the ops that run: neither constants nor moves."""
+    """Names of the ops that run, in order: neither constants nor moves."""
     return [
         node.op.name
         for node in graph.nodes

@@ -152,20 +152,21 @@ class _Trimmer:
     def _node(self, node: Node) -> None:
         made = self.computed[node.output]
         shapes = [self.graph.types[name].shape for name in node.inputs]
-        spans = _operand_spans(node, made, shapes)
+        spans, op = _operand_spans(node, made, shapes), node.op
         self.build.loc = node.loc
+        if isinstance(op, Move):
+            whole = all(span is None for span in self._held(node.inputs[0]))
+            if whole:  # nothing is gained by cutting before the move
+                spans = [everything(shapes[0])]
+                op = _cut_behind(op, made)
+            else:
+                op = Move(canonical(through_map(op.map, made)[1]))
         read = [
             self._cut(name, part)
             for name, part in zip(node.inputs, spans, strict=True)
             if not _is_empty(part)
         ]
         names = tuple(value.name for value in read)
-        if names == node.inputs and all(span is None for span in made):
-            self.build.nodes.append(node)
-            return
-        op = node.op
-        if isinstance(op, Move):
-            op = Move(canonical(through_map(op.map, made)[1]))
         if all(span is None for span in made):  # the same value keeps its name
             self.build.nodes.append(Node(op, names, node.outputs, node.loc))
             return
@@ -173,13 +174,23 @@ class _Trimmer:
         results = self.build.emit_all(op, *read)
         self.values.update(zip(node.outputs, results, strict=True))
 
+    def _held(self, name: str) -> Spans:
+        """The part of a value that is there."""
+        return self.computed.get(name, everything(self.graph.types[name].shape))
+
     def _cut(self, name: str, want: Spans) -> Value:
-        """The wanted part of a value, of which perhaps only a part is there."""
+        """The wanted part of a value."""
         shape = self.graph.types[name].shape
-        have = self.computed.get(name, everything(shape))
-        views = slices(have, normal(want, shape), shape)
+        views = slices(self._held(name), normal(want, shape), shape)
         self.build.hint = name
         return self.build.view(self._value(name), *views) if views else self._value(name)
+
+
+def _cut_behind(op: Move, made: Spans) -> Move:
+    """The move, then slices of its result."""
+    shape = op.map.result
+    views = slices(everything(shape), made, shape)
+    return Move(canonical(IndexMap(op.map.shape, (*op.map.views, *views)))) if views else op
 
 
 @rule
