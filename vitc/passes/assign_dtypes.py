@@ -29,6 +29,7 @@ class _Assigner:
         self.types: dict[str, TensorType] = {port.name: port.type for port in inputs}
         self.types.update({name: graph.types[name] for name in self.constants})
         self.casts: dict[tuple[str, DType], str] = {}
+        self.inner: dict[str, str] = {}  # outputs that are cast: what the rest of the graph reads
 
     def run(self) -> Graph:
         for node in self.graph.nodes:
@@ -49,8 +50,20 @@ class _Assigner:
         if isinstance(op, Fused) and results[0].dtype is not wanted:
             op = replace(op, dtype=wanted)
             results = op.infer(*operands)
-        self.build.nodes.append(replace(node, op=op, inputs=tuple(inputs)))
-        self.types.update(zip(node.outputs, results, strict=True))
+        names = node.outputs
+        if node.output in self.graph.outputs and self._differs(results[0]):
+            inner = self.build.fresh(node.output)  # the output keeps its name for its cast
+            self.inner[node.output] = inner
+            names = (inner, *names[1:])
+        self.build.nodes.append(replace(node, op=op, inputs=tuple(inputs), outputs=names))
+        self.types.update(zip(names, results, strict=True))
+        if names[0] != node.output:
+            cast = Pointwise(dtype=self.options.output_dtype)
+            self.build.nodes.append(Node(cast, (names[0],), (node.output,), node.loc))
+            self.types[node.output] = results[0].with_dtype(self.options.output_dtype)
+
+    def _differs(self, type_: TensorType) -> bool:
+        return type_.dtype.is_float and type_.dtype is not self.options.output_dtype
 
     def _wanted(self, node: Node) -> DType:
         """Outputs are stored as outputs where nothing else reads them."""
@@ -63,7 +76,7 @@ class _Assigner:
         return [
             self._cast(name, self.options.dtype if i in matrices else DType.FLOAT32)
             if name in self.constants
-            else name
+            else self.inner.get(name, name)
             for i, name in enumerate(node.inputs)
         ]
 
@@ -82,8 +95,9 @@ class _Assigner:
         return cast.name
 
     def _output(self, name: str) -> str:
+        """An input or a constant that is an output too is cast here."""
         type_ = self.types[name]
-        if type_.dtype is self.options.output_dtype or not type_.dtype.is_float:
+        if not self._differs(type_):
             return name
         self.build.hint = name
         return self._emit_cast(Value(name, type_), self.options.output_dtype)
