@@ -67,7 +67,9 @@ class CudaTarget(Target):
 def _gencode(isa: str) -> tuple[str, ...]:
     """Machine code for the architecture, and PTX for those that come after it."""
     virtual = isa.replace("sm_", "compute_")
-    return ("-O3", f"-gencode=arch={virtual},code=[{isa},{virtual}]", "-Xptxas=-v")
+    # 177: a functor's methods that this kernel does not call.
+    quiet = "-diag-suppress=177"
+    return ("-O3", f"-gencode=arch={virtual},code=[{isa},{virtual}]", "-Xptxas=-v", quiet)
 
 
 def _kernels(tuning: Tuning) -> tuple[Kernel, ...]:

@@ -51,8 +51,8 @@ class Tile:
 
 # Writers of statistics take the tiles whose warps are as wide as the target's statistics.
 TILES = (
-    Tile(128, 128, 2, 2, 4),
-    Tile(128, 128, 2, 2, 3, deep=True),
+    Tile(128, 128, 4, 2, 4),
+    Tile(128, 128, 4, 2, 3, deep=True),
     Tile(128, 64, 4, 1, 4),
     Tile(128, 64, 2, 2, 4),
     Tile(64, 128, 2, 2, 4),
