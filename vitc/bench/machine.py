@@ -30,6 +30,7 @@ def describe_machine(manifest: Mapping[str, Any], cpuinfo: Path = Path("/proc/cp
         features=_features(cpuinfo),
         cores=len(os.sched_getaffinity(0)),
         driver=driver,
+        load=os.getloadavg()[0],
         system=f"{platform.system()} {platform.release()}",
         versions=versions,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -37,6 +37,11 @@ class Timing:
     def images_per_second(self) -> float:
         return 1e3 * self.batch / self.milliseconds
 
+    @property
+    def spread(self) -> float:
+        """90th over 10th percentile; 1 on a quiet machine."""
+        return self.high / self.low
+
     @staticmethod
     def of(contender: str, batch: int, seconds: Sequence[float], setup: float) -> Timing:
         """From single runs, in seconds; at least one."""
@@ -58,13 +63,16 @@ class Machine:
     """Where it was measured.
 
     device: name of the CPU or GPU. features: instruction sets of the CPU that kernels differ by.
-    driver: of the GPU, or "". versions: of the packages and of the library's compiler.
+    driver: of the GPU, or "". load: average over the last minute when the benchmark began; other
+        work on the same cores disturbs some contenders more than others. versions: of the packages
+        and of the library's compiler.
     """
 
     device: str
     features: tuple[str, ...]
     cores: int
     driver: str
+    load: float
     system: str
     versions: dict[str, str]
     date: str
@@ -101,6 +109,11 @@ class BenchReport:
             if (timing.contender, timing.batch) == (contender, batch):
                 return timing
         raise KeyError((contender, batch))
+
+    @property
+    def noisiest(self) -> Timing:
+        """The timing with the widest spread."""
+        return max(self.timings, key=lambda timing: timing.spread)
 
     def speedup(self, peer: str, batch: int) -> float:
         """How many times as fast as the peer the library is."""

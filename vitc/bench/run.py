@@ -58,6 +58,7 @@ def bench(
     device = device_of(module)
     count = threads or len(os.sched_getaffinity(0))
     clock = clock_for(device)
+    machine = describe_machine(module.manifest)
     whole = Features(model) if module.manifest.get("features") else model
     timings: list[Timing] = []
     with torch_threads(count):
@@ -75,7 +76,7 @@ def bench(
         graph_hash=report.graph_hash,
         error=report.error,
         bound=report.bound,
-        machine=describe_machine(module.manifest),
+        machine=machine,
         timings=tuple(timings),
     )
 

@@ -46,7 +46,7 @@ def inspect(
     graphs: Annotated[
         bool, typer.Option("--graphs", help="Print the graph before and after the passes.")
     ] = False,
-    ir: Annotated[bool, typer.Option("--ir", help="Show each kernel's IR line.")] = False,
+    ir: Annotated[bool, typer.Option("--ir/--no-ir", help="Each kernel's IR line.")] = True,
     weights: Annotated[bool, typer.Option("--weights", help="List the constants.")] = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Measure each kernel at the largest batch.")
@@ -111,8 +111,12 @@ def _show(manifest: dict[str, Any], times: Any, *, ir: bool, weights: bool) -> N
         weights_table,
     )
 
-    show(summary_table(manifest), kernel_table(manifest, times, ir=ir), maps_table(manifest))
-    show(memory_table(manifest))
+    show(summary_table(manifest), kernel_table(manifest, times))
+    if ir:
+        typer.echo("IR lines of the kernels")
+        for index, step in enumerate(manifest["steps"]):
+            typer.echo(f"{index:4} {step['ir']}")
+    show(maps_table(manifest), memory_table(manifest))
     typer.echo(lifetimes(manifest))
     if weights:
         show(weights_table(manifest))

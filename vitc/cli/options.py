@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitc.cli.output import Tell, split
-from vitc.errors import InputError
+from vitc.errors import InputError, WeightsError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,9 +96,15 @@ def create_model(
 
     if pretrained and checkpoint is None:
         hub_answers()
-    model = create(
-        name, image_size=size, num_classes=classes, checkpoint=checkpoint, pretrained=pretrained
-    )
+    try:
+        model = create(
+            name, image_size=size, num_classes=classes, checkpoint=checkpoint, pretrained=pretrained
+        )
+    except WeightsError as error:
+        if checkpoint is not None:
+            raise
+        hint = "give a --checkpoint, or compile with --redraw to try it with random weights"
+        raise WeightsError(error.message, hint=hint) from error
     if not pretrained and checkpoint is None and seed is not None:
         redraw(model, seed)
     return model

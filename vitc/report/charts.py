@@ -61,7 +61,7 @@ def memory_chart(manifest: Mapping[str, Any], path: Path) -> Path:
     axes.set_xlabel("step")
     axes.set_ylabel(f"workspace, MiB at batch {manifest['batch']['max']}")
     axes.set_title(str(manifest["name"]), fontsize=10)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncol=2)
     return _save(figure, path)
 
 

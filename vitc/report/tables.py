@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vitc.verify import VerifyReport
 
 Manifest = Mapping[str, Any]
+NOISY = 1.5  # ratio of the 90th to the 10th percentile from which a table warns
 
 
 def _table(title: str, *columns: str, numeric: Sequence[str] = ()) -> Table:
@@ -126,14 +127,23 @@ def bench_table(report: BenchReport) -> Table:
     table.caption = (
         f"medians of interleaved runs; verified: error {report.error:.1e}, bound "
         f"{report.bound:.1e}\n{report.machine.device}, {_join(report.machine.features)}, "
-        f"{report.machine.cores} cores; {versions}; {report.machine.date}"
+        f"{report.machine.cores} cores; {versions}; {report.machine.date}{_noise(report)}"
     )
     return table
 
 
-def kernel_table(
-    manifest: Manifest, profile: Sequence[StepProfile] | None = None, *, ir: bool = False
-) -> Table:
+def _noise(report: BenchReport) -> str:
+    """A warning when the runs of some contender differed much."""
+    worst = report.noisiest
+    if worst.spread < NOISY:
+        return ""
+    return (
+        f"\n[bold yellow]the machine was disturbed[/] (load {report.machine.load:.1f}): "
+        f"{worst.contender} at batch {worst.batch} took {worst.low:.1f} to {worst.high:.1f} ms"
+    )
+
+
+def kernel_table(manifest: Manifest, profile: Sequence[StepProfile] | None = None) -> Table:
     """The kernels: work and traffic per image and their shares; measured times with a profile."""
     steps: Sequence[Mapping[str, Any]] = manifest["steps"]
     all_flops, all_bytes = sum(map(_flops, steps)), sum(map(_bytes, steps))
@@ -142,8 +152,6 @@ def kernel_table(
     if profile is not None:
         numeric += ["time", "of time", "GFLOP/s", "GB/s"]
         columns += numeric[4:]
-    if ir:
-        columns.append("IR")
     table = _table("kernels, per image", *columns, numeric=numeric)
     total = sum(entry.microseconds for entry in profile or ())
     for index, step in enumerate(steps):
@@ -158,8 +166,6 @@ def kernel_table(
         ]
         if profile is not None:
             row += _measured(profile[index], total)
-        if ir:
-            row.append(step["ir"])
         table.add_row(*map(escape, row))
     table.caption = f"{show_flops(all_flops)}, {show_bytes(all_bytes)}"
     if profile is not None:
