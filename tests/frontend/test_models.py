@@ -65,6 +65,12 @@ def test_models_without_a_head(arguments: dict[str, object]) -> None:
     assert error_of(model, import_model(model), (3, 64, 64)) <= EXACT
 
 
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "map", "prr"])
+def test_pooling(pool: str) -> None:
+    model = vit(global_pool=pool, qk_norm=True)
+    assert error_of(model, import_model(model), (3, 64, 64)) <= EXACT
+
+
 def test_features() -> None:
     model = vit()
     imported = import_model(model, features=True)

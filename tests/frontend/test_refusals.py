@@ -52,6 +52,8 @@ REASONS = {
     ),
     "with dilation": lambda m, x: nn.functional.max_pool2d(x, 2, dilation=2),
     "unequal windows": lambda m, x: nn.functional.adaptive_avg_pool2d(x, 7),
+    "tensor padded with -inf": lambda m, x: nn.functional.pad(x, (1, 1), value=-torch.inf).exp(),
+    "that vitc does not compute": lambda m, x: x.max(-1).indices * 1.0,
     "float64": lambda m, x: x.double().sum(1).float(),
     "order 1": lambda m, x: torch.linalg.vector_norm(x, 1, -1),
     "indexing by 2 tensors": lambda m, x: x[:, torch.tensor([0]), torch.tensor([1])],

@@ -67,17 +67,18 @@ def names(families: Iterable[str], part: str = "") -> list[str]:
 def build(name: str) -> nn.Module:
     """The model with two blocks (a stage), on images small enough, with redrawn parameters."""
     arguments: dict[str, Any] = _cut_depth(name)
-    model = timm.create_model(name, **arguments)
-    size = _affordable(model)
+    with torch.device("meta"):
+        size = _affordable(timm.create_model(name, **arguments))
     if size is not None:
-        model = timm.create_model(name, img_size=size, **arguments)
+        arguments["img_size"] = size
+    model = timm.create_model(name, **arguments)
     redraw(model, seed=1)
     return model.eval()
 
 
 def _cut_depth(name: str) -> dict[str, Any]:
     module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-    return {"depth": _DEPTH} if module in FAMILIES["vit"] else {}
+    return {"depths": (_DEPTH,) * 4} if module in FAMILIES["swin"] else {"depth": _DEPTH}
 
 
 def _affordable(model: nn.Module) -> tuple[int, int] | None:
@@ -159,11 +160,23 @@ def report(outcomes: list[Outcome], stage: str) -> dict[str, Any]:
         "bound": BOUNDS[stage],
         "verified": sum(outcome.verified for outcome in outcomes),
         "names": len(outcomes),
+        "families": _by_family(outcomes),
         "date": date.today().isoformat(),
         "versions": {"vitc": __version__, "torch": torch.__version__, "timm": timm.__version__},
         "depth": _DEPTH,
         "models": [asdict(outcome) for outcome in outcomes],
     }
+
+
+def _by_family(outcomes: list[Outcome]) -> dict[str, str]:
+    """ "193 of 193" for each family that was looked at."""
+    counts: dict[str, str] = {}
+    for family in FAMILIES:
+        members = set(names([family]))
+        found = [outcome.verified for outcome in outcomes if outcome.name in members]
+        if found:
+            counts[family] = f"{sum(found)} of {len(found)}"
+    return counts
 
 
 def main() -> int:

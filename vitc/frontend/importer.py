@@ -124,6 +124,7 @@ class _Importer:
             importer = IMPORTERS.get(target)
             if importer is not None:
                 args, kwargs = self._resolve(node.args), self._resolve(node.kwargs)
+                self._check_fills(args, target)
                 made = importer(b, *args, **kwargs)
             elif _is_tensor(tensor):
                 made = b.literal(to_numpy(tensor))
@@ -145,9 +146,17 @@ class _Importer:
             return {key: self._resolve(value) for key, value in items}
         if isinstance(arguments, tuple | list):
             return [self._resolve(value) for value in cast("Sequence[Any]", arguments)]
-        if hasattr(arguments, "op") and arguments in self.values:
-            return self.values[arguments]
-        return arguments
+        if not hasattr(arguments, "op") or arguments not in self.values:
+            return arguments
+        value = self.values[arguments]
+        if value is None and _is_tensor(arguments.meta.get("val")):
+            raise Unsupported(f"reads a result of {arguments.args[0]} that vitc does not compute")
+        return value
+
+    def _check_fills(self, arguments: Sequence[Any], target: str) -> None:
+        filled = next((value for value in arguments if isinstance(value, Filled)), None)
+        if filled is not None and target != "max_pool2d.default":
+            raise Unsupported(f"reads a tensor padded with {filled.fill}")
 
     def _check(self, node: Node, made: Any, results: tuple[TensorType, ...]) -> None:
         """An importer's result must have the type that torch found. Raises GraphError."""

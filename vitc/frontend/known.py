@@ -54,6 +54,8 @@ class Known:
             arguments, options = apply(node.args, known), apply(node.kwargs, known)
         except _Unknown:
             return None
+        if "device" in options:
+            options = {**options, "device": torch.device("cpu")}
         with torch.no_grad():
             result = target(*arguments, **options)
         self.tensors[node] = result
