@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from vitc.errors import InputError, VitcError
-from vitc.runtime.library import Library, PortInfo
-from vitc.runtime.tensors import view_all
+from vitc.runtime.library import Library, PortInfo, TensorView
+from vitc.runtime.place import Place
+from vitc.runtime.tensors import Family, families_of, view_all
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,12 @@ class Context:
     """
 
     def __init__(
-        self, library: Library, model: int, threads: int, steps: Sequence[dict[str, Any]]
+        self,
+        library: Library,
+        model: int,
+        threads: int,
+        steps: Sequence[dict[str, Any]],
+        place: Place,
     ) -> None:
         self._library = library
         self._steps = steps
@@ -50,6 +56,7 @@ class Context:
         self._finalizer = weakref.finalize(
             self, destroy_in_process, os.getpid(), library.context_destroy, self._handle
         )
+        self._families = families_of(place)
         self._bundle = _bundler(library.outputs)
 
     def __call__(self, *inputs: Any) -> Any:
@@ -57,10 +64,13 @@ class Context:
 
         Args:
             inputs: one contiguous tensor per input of the library, all of torch, of numpy, or of
-                anything with DLPack, in the library's dtypes; shape[0] is the batch.
+                anything with DLPack, in the library's dtypes; shape[0] is the batch. For a GPU, of
+                torch or DLPack on that GPU, or of numpy, which is copied there and back.
 
         Returns:
-            The output, of the same kind as the first input; several as a named tuple.
+            The output, of the same kind as the first input; several as a named tuple. On a GPU it
+            is ready in the order of the stream (torch: the current one; DLPack: the default one),
+            for numpy when the call returns.
 
         Raises:
             InputError: an input is wrong; the message names it and its dimension.
@@ -82,18 +92,19 @@ class Context:
         Returns:
             The outputs in the library's order.
         """
-        family, views = view_all(self._library.inputs, inputs)
-        if outputs is None:
-            batch = views[0].shape[0] if views[0].shape else 0
-            made = [family.empty(port, batch) for port in self._library.outputs]
-            outputs = tuple(tensor for tensor, _ in made)
-            out_views = tuple(view for _, view in made)
-        else:
-            # As inputs they are checked: same kind, dtype, contiguous.
-            _, out_views = view_all(self._library.outputs, outputs)
         with self._lock:
-            self._library.run(self._live(), views, out_views, steps)
-        return tuple(outputs)
+            handle = self._live()
+            family, views = view_all(self._families, self._library.inputs, inputs)
+            if outputs is None:
+                batch = views[0].shape[0] if views[0].shape else 0
+                made = [family.empty(port, batch) for port in self._library.outputs]
+                tensors = tuple(tensor for tensor, _ in made)
+                out_views = tuple(view for _, view in made)
+            else:
+                tensors = tuple(outputs)
+                out_views = self._reused(family, tensors)
+            self._library.run(handle, views, out_views, family.stream, steps)
+            return family.finish(tensors)
 
     def read(self, offset: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """A copy of bytes of the workspace; the manifest's "workspace" says what lies where."""
@@ -102,12 +113,16 @@ class Context:
 
     def profile(self, *inputs: Any, repeats: int = 20) -> list[StepProfile]:
         """Times each step of a run on these inputs."""
-        family, views = view_all(self._library.inputs, inputs)
-        batch = views[0].shape[0] if views[0].shape else 0
-        made = [family.empty(port, batch) for port in self._library.outputs]
-        out_views = [view for _, view in made]
         with self._lock:
-            times = self._library.profile(self._live(), views, out_views, repeats, len(self._steps))
+            handle = self._live()
+            family, views = view_all(self._families, self._library.inputs, inputs)
+            batch = views[0].shape[0] if views[0].shape else 0
+            made = [family.empty(port, batch) for port in self._library.outputs]
+            out_views = [view for _, view in made]
+            times = self._library.profile(
+                handle, views, out_views, family.stream, repeats, len(self._steps)
+            )
+            family.finish(tuple(tensor for tensor, _ in made))
         return [
             StepProfile(
                 name=step["name"],
@@ -122,6 +137,19 @@ class Context:
         """Releases workspace and threads, after waiting for a call that is running."""
         with self._lock:
             self._finalizer()
+            self._families.close()
+
+    def _reused(self, family: Family, outputs: tuple[Any, ...]) -> tuple[TensorView, ...]:
+        """The memory of given outputs, checked as inputs are: same kind, dtype, contiguous."""
+        ports = self._library.outputs
+        if len(outputs) != len(ports):
+            view_all(self._families, ports, outputs)
+        kind = type(family)
+        for port, value in zip(ports, outputs, strict=True):
+            if type(self._families.of(value)) is not kind:
+                given = type(value).__qualname__
+                raise InputError(f"output '{port.name}' is a {given}: pass what a call returned")
+        return tuple(family.reuse(p, value) for p, value in zip(ports, outputs, strict=True))
 
     def _live(self) -> int:
         if not self._finalizer.alive:

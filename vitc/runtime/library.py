@@ -183,10 +183,11 @@ class Library:
         context: int,
         inputs: Sequence[TensorView],
         outputs: Sequence[TensorView],
+        stream: int = 0,
         steps: tuple[int, int] | None = None,
     ) -> None:
         """Runs all steps, or those of the half-open range. Raises InputError, VitcError."""
-        call = _arguments(context, inputs, outputs)
+        call = _arguments(context, inputs, outputs, stream)
         if steps is None:
             self._call("vitc_run", *call)
         else:
@@ -203,20 +204,21 @@ class Library:
         context: int,
         inputs: Sequence[TensorView],
         outputs: Sequence[TensorView],
+        stream: int,
         repeats: int,
         step_count: int,
     ) -> list[float]:
         """Median microseconds of each step."""
         times = (c_float * step_count)()
-        call = _arguments(context, inputs, outputs)
+        call = _arguments(context, inputs, outputs, stream)
         self._call("vitc_profile", *call, repeats, times, step_count)
         return list(times)
 
 
 def _arguments(
-    context: int, inputs: Sequence[TensorView], outputs: Sequence[TensorView]
+    context: int, inputs: Sequence[TensorView], outputs: Sequence[TensorView], stream: int
 ) -> tuple[Any, ...]:
-    return context, _pack(inputs), len(inputs), _pack(outputs), len(outputs), None
+    return context, _pack(inputs), len(inputs), _pack(outputs), len(outputs), stream or None
 
 
 def _pack(views: Sequence[TensorView]) -> Any:

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from vitc.errors import DeviceError, LoadError, VitcError
+from vitc.errors import LoadError, VitcError
 from vitc.runtime.artifact import Footer, external_weights, write_library
 from vitc.runtime.check import check_file, parse_manifest
 from vitc.runtime.context import Context, StepProfile, destroy_in_process, thread_count
 from vitc.runtime.library import Library, PortInfo
 from vitc.runtime.payload import WeightArray, read_payload
+from vitc.runtime.place import Place, place_of
 from vitc.runtime.state import check_state, final_constants
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def load(
 
     Args:
         path: of the `.so`.
-        device: where to run; None takes the one the library was compiled for.
+        device: where to run: `cuda:1`, or an index; None takes the first of the kind that the
+            library was compiled for.
         threads: CPU threads of each context; None means all that this process may use.
         weights: a `.safetensors` file with final constants of this library, in place of its own.
         verify: whether to compare the checksum of the weights, which reads all of them once.
@@ -57,6 +59,7 @@ class Module:
         path: of the library.
         manifest: what the model is and how it was compiled.
         inputs, outputs: name, dtype and shape (shape[0]: maximum batch) of each.
+        place: the device that it runs on.
         threads: CPU threads of each context; None means all.
     """
 
@@ -67,6 +70,7 @@ class Module:
         library: Library,
         manifest: dict[str, Any],
         model: int,
+        place: Place,
         *,
         threads: int | None,
         override: Path | None,
@@ -79,6 +83,7 @@ class Module:
         self._footer = footer
         self._library = library
         self._model = model
+        self.place = place
         self._override = override
         self._replaced: dict[str, WeightArray] = {}
         self._local = threading.local()
@@ -104,10 +109,10 @@ class Module:
         footer = check_file(file, weights=other, verify=verify)
         library = Library(file, footer.code_digest)
         manifest = parse_manifest(file, library.manifest_text, library.inputs, library.outputs)
-        index = _device_index(manifest["target"], device)
+        place = place_of(manifest["target"], device)
         source = other or (external_weights(file) if footer.mode == "external" else None)
-        model = library.model_create(index, source)
-        return cls(file, footer, library, manifest, model, threads=threads, override=other)
+        model = library.model_create(place.index, source)
+        return cls(file, footer, library, manifest, model, place, threads=threads, override=other)
 
     def __call__(self, *inputs: Any) -> Any:
         """Runs the model on one batch, in the calling thread's context; see Context.__call__."""
@@ -122,7 +127,8 @@ class Module:
         count = thread_count(self.threads if threads is None else threads)
         with self._lock:
             self._check_open()
-            context = Context(self._library, self._model, count, self.manifest["steps"])
+            steps = self.manifest["steps"]
+            context = Context(self._library, self._model, count, steps, self.place)
             self._contexts.add(context)
         return context
 
@@ -211,18 +217,3 @@ class Module:
         if footer.mode == "external":
             return read_payload(external_weights(self.path))
         return read_payload(self.path, offset=footer.payload_offset, size=footer.payload_bytes)
-
-
-def _device_index(target: str, device: str | int | None) -> int:
-    kind = target.partition(":")[0]
-    if device is None:
-        return 0
-    name, _, index = str(device).partition(":")
-    if isinstance(device, int):
-        return device
-    if name != kind or not (index or "0").isdigit():
-        raise DeviceError(
-            f"cannot run on device '{device}': the library was compiled for {target}",
-            hint=f"pass device='{kind}' or compile with target='{name}'",
-        )
-    return int(index or "0")

@@ -17,12 +17,14 @@ import numpy as np
 from vitc.errors import InputError, WeightsError
 from vitc.runtime.dtypes import DType
 from vitc.runtime.library import PortInfo, TensorView
+from vitc.runtime.place import Place
+from vitc.runtime.refuse import not_a_tensor, not_contiguous, wrong_device, wrong_dtype
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # https://dmlc.github.io/dlpack/latest/c_api.html, DLDeviceType
 _DLPACK_CPU = 1
-_DLPACK_DEVICES = {
+DLPACK_DEVICES = {
     2: "a CUDA device",
     3: "CUDA host memory",
     4: "an OpenCL device",
@@ -37,18 +39,59 @@ _SYNONYMS = {"float8_e4m3fn": "float8_e4m3"}
 
 
 class Family(Protocol):
-    """One library of tensors: what comes in from it goes out as it."""
+    """One library of tensors, for one call: what comes in from it goes out as it.
+
+    Attributes:
+        stream: the one to run on, as vitc_run takes it; 0 on the CPU.
+    """
+
+    stream: int
 
     def view(self, port: PortInfo, value: Any) -> TensorView:
         """The memory of an input. Raises InputError, with the way out, where it cannot be used."""
+        ...
+
+    def reuse(self, port: PortInfo, value: Any) -> TensorView:
+        """The memory of an output of an earlier call, with what it holds. Raises InputError."""
         ...
 
     def empty(self, port: PortInfo, batch: int) -> tuple[Any, TensorView]:
         """A new tensor for an output and its memory."""
         ...
 
+    def finish(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """After the run: what the caller gets for the tensors that empty() and reuse() saw."""
+        ...
 
-class NumpyFamily:
+
+class Families(Protocol):
+    """The families whose tensors a library can run on, where it is."""
+
+    def of(self, value: Any) -> Family:
+        """The family of a tensor. Raises InputError where it is no tensor."""
+        ...
+
+    def close(self) -> None:
+        """Releases what was kept for the next call."""
+        ...
+
+
+class HostMemory:
+    """A family whose tensors are used where they are, by the time the library returns."""
+
+    stream: int = 0
+
+    def view(self, port: PortInfo, value: Any) -> TensorView:
+        raise NotImplementedError
+
+    def reuse(self, port: PortInfo, value: Any) -> TensorView:
+        return self.view(port, value)
+
+    def finish(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return outputs
+
+
+class NumpyFamily(HostMemory):
     """numpy arrays, also those with the element types of ml_dtypes."""
 
     def __init__(self) -> None:
@@ -66,9 +109,9 @@ class NumpyFamily:
                     f"numpy has no {port.dtype}: pass a torch tensor, or compile with "
                     "input_dtype='float32'"
                 )
-            raise _wrong_dtype(port, given, hint)
+            raise wrong_dtype(port, given, hint)
         if not array.flags.c_contiguous:
-            raise _not_contiguous(port, array.shape, "np.ascontiguousarray(x)")
+            raise not_contiguous(port, array.shape, "np.ascontiguousarray(x)")
         self._foreign[name] = array.dtype
         return TensorView(array.ctypes.data, port.element, array.shape)
 
@@ -83,15 +126,21 @@ class NumpyFamily:
         return array, TensorView(array.ctypes.data, port.element, array.shape)
 
 
-class TorchFamily:
-    """torch tensors on the CPU."""
+class TorchFamily(HostMemory):
+    """torch tensors on the CPU, or on a GPU, where they are used on torch's current stream."""
 
-    def __init__(self, torch: Any) -> None:
+    def __init__(self, torch: Any, place: Place) -> None:
         self._torch = torch
+        self._place = place
+        if place.kind == "cuda":
+            self.stream = int(torch.cuda.current_stream(place.index).cuda_stream)
 
     def view(self, port: PortInfo, value: Any) -> TensorView:
-        if value.device.type != "cpu":
-            raise _wrong_device(port, str(value.device), "x.cpu()")
+        where = value.device
+        if where.type != self._place.kind or (where.index or 0) != self._place.index:
+            plain = f"x.{self._place.kind}()"
+            move = f"x.to('{self._place.torch_name}')" if self._place.index else plain
+            raise wrong_device(port, str(where), self._place, move)
         if value.layout != self._torch.strided:
             raise InputError(
                 f"{port.kind} '{port.name}' has layout {value.layout}", hint="pass x.to_dense()"
@@ -103,9 +152,9 @@ class TorchFamily:
             )
         name = _canonical(str(value.dtype).removeprefix("torch."))
         if name != port.dtype:
-            raise _wrong_dtype(port, name, f"pass x.to({self._dtype(port.element)})")
+            raise wrong_dtype(port, name, f"pass x.to({self._dtype(port.element)})")
         if not value.is_contiguous():
-            raise _not_contiguous(port, tuple(value.shape), "x.contiguous()")
+            raise not_contiguous(port, tuple(value.shape), "x.contiguous()")
         if value.is_neg():
             raise InputError(
                 f"{port.kind} '{port.name}' is a lazily negated view", hint="pass x.resolve_neg()"
@@ -114,7 +163,9 @@ class TorchFamily:
 
     def empty(self, port: PortInfo, batch: int) -> tuple[Any, TensorView]:
         shape = (batch, *port.shape[1:])
-        tensor = self._torch.empty(shape, dtype=self._dtype(port.element), device="cpu")
+        tensor = self._torch.empty(
+            shape, dtype=self._dtype(port.element), device=self._place.torch_name
+        )
         return tensor, TensorView(tensor.data_ptr(), port.element, shape)
 
     def _dtype(self, dtype: DType) -> Any:
@@ -122,19 +173,19 @@ class TorchFamily:
         return getattr(self._torch, names.get(dtype.name, dtype.name))
 
 
-class DlpackFamily:
+class DlpackFamily(HostMemory):
     """Objects with __dlpack__; outputs are made by the from_dlpack of where they come from."""
 
     def __init__(self, first: Any) -> None:
         self._numpy = NumpyFamily()
-        self._convert = _from_dlpack_of(first)
+        self._convert = from_dlpack_of(first)
         self._alive: list[Array] = []
 
     def view(self, port: PortInfo, value: Any) -> TensorView:
         kind = int(value.__dlpack_device__()[0])
         if kind != _DLPACK_CPU:
-            where = _DLPACK_DEVICES.get(kind, f"DLPack device {kind}")
-            raise _wrong_device(port, where, "a copy in host memory")
+            where = DLPACK_DEVICES.get(kind, f"DLPack device {kind}")
+            raise wrong_device(port, where, Place("cpu"), "a copy in host memory")
         try:
             array = np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
@@ -150,23 +201,44 @@ class DlpackFamily:
         return self._convert(array), view
 
 
-def family_of(value: Any) -> Family:
-    """The family of a tensor. Raises InputError where it is no tensor."""
-    if isinstance(value, np.ndarray):
-        return NumpyFamily()
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        return TorchFamily(torch)
-    if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
-        return DlpackFamily(value)
-    raise InputError(
-        f"cannot run on a {type(value).__module__}.{type(value).__qualname__}",
-        hint="pass a torch tensor, a numpy array or an object with __dlpack__",
-    )
+class HostFamilies:
+    """The families of a library that runs on the CPU."""
+
+    def of(self, value: Any) -> Family:
+        if isinstance(value, np.ndarray):
+            return NumpyFamily()
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(value, torch.Tensor):
+            return TorchFamily(torch, Place("cpu"))
+        if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+            return DlpackFamily(value)
+        raise not_a_tensor(value)
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+def from_dlpack_of(value: Any) -> Any:
+    """The from_dlpack of the library that a DLPack object comes from, or numpy's."""
+    # The array API's way first; older libraries have the function in their top module.
+    if hasattr(value, "__array_namespace__"):
+        return value.__array_namespace__().from_dlpack
+    root = importlib.import_module(type(value).__module__.partition(".")[0])
+    return getattr(root, "from_dlpack", np.from_dlpack)
+
+
+def families_of(place: Place) -> Families:
+    """The families of a context of a library that runs there."""
+    if place.kind == "cpu":
+        return HostFamilies()
+    # Imported here: the CPU does without it.
+    from vitc.runtime.cuda_tensors import CudaFamilies
+
+    return CudaFamilies(place)
 
 
 def view_all(
-    ports: Sequence[PortInfo], values: Sequence[Any]
+    families: Families, ports: Sequence[PortInfo], values: Sequence[Any]
 ) -> tuple[Family, tuple[TensorView, ...]]:
     """The family of the first tensor and the memory of all.
 
@@ -176,12 +248,15 @@ def view_all(
         kind, names = ports[0].kind, ", ".join(port.name for port in ports)
         given = f"{len(values)} {kind}{'' if len(values) == 1 else 's'} given"
         raise InputError(f"{given}, the library has {len(ports)}: {names}")
-    families: dict[type[Any], Family] = {}
+    known: dict[type[Any], Family] = {}
     views: list[TensorView] = []
     for port, value in zip(ports, values, strict=True):
-        family = family_of(value)
-        views.append(families.setdefault(type(family), family).view(port, value))
-    return next(iter(families.values())), tuple(views)
+        family = families.of(value)
+        views.append(known.setdefault(type(family), family).view(port, value))
+    if len({family.stream for family in known.values()}) > 1:
+        kinds = ", ".join(sorted({type(value).__qualname__ for value in values}))
+        raise InputError(f"on a GPU all inputs must be of one kind, not {kinds}")
+    return next(iter(known.values())), tuple(views)
 
 
 def to_numpy(name: str, value: Any) -> Array:
@@ -210,26 +285,3 @@ def _dtype_name(array: Array) -> str:
 
 def _canonical(name: str) -> str:
     return _SYNONYMS.get(name, name)
-
-
-def _from_dlpack_of(value: Any) -> Any:
-    # The array API's way first; older libraries have the function in their top module.
-    if hasattr(value, "__array_namespace__"):
-        return value.__array_namespace__().from_dlpack
-    root = importlib.import_module(type(value).__module__.partition(".")[0])
-    return getattr(root, "from_dlpack", np.from_dlpack)
-
-
-def _wrong_dtype(port: PortInfo, given: str, hint: str) -> InputError:
-    message = f"{port.kind} '{port.name}' is {given}, the library was compiled for {port.dtype}"
-    return InputError(message, hint=hint)
-
-
-def _wrong_device(port: PortInfo, given: str, way_out: str) -> InputError:
-    message = f"{port.kind} '{port.name}' is on {given}, the library runs on the CPU"
-    return InputError(message, hint=f"pass {way_out}")
-
-
-def _not_contiguous(port: PortInfo, shape: tuple[int, ...], way_out: str) -> InputError:
-    message = f"{port.kind} '{port.name}' of shape {list(shape)} is not contiguous (row major)"
-    return InputError(message, hint=f"pass {way_out}")
