@@ -5,128 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from graphs import errors
+from codegen.op_cases import CASES
+from graphs import assign, errors
 
 from vitc.ir.text import parse_graph
 from vitc.ir.types import DType
 from vitc.ops.fused import STEP_ARITY, Fused
-from vitc.passes.options import PassOptions
-from vitc.passes.pipeline import run_passes
-
-CASES = {
-    "steps": """
-graph steps(%x: f32[B,5,40]) {
-  weight %w: f32[48,40]
-  weight %b: f32[48]
-  weight %row: f32[5,1]
-  weight %table: f32[1,5,48]
-  weight %full: f32[48]
-  %a = linear(%x, %w, %b) {steps=[add($2), gelu]}
-  %c = linear(%x, %w, %a, %table) {steps=[scale(0.3), add($3), silu, mul($2), shift(0.5)]}
-  %d = linear(%x, %w, %row, %c) {steps=[quick_gelu, add($2), sub($3), hardswish]}
-  %e = pointwise(%d, %a, %b) {steps=[gelu_tanh, mul($1), rsub($2), relu]}
-  %f = pointwise(%e) {steps=[clamp_max(2.0), clamp_min(-1.0), square, exp, sigmoid, tanh]}
-  %g = pointwise(%f) {steps=[shift(1.0), sqrt, rsqrt, reciprocal, abs, neg, hardsigmoid]}
-  %h = pointwise(%c, %a) {steps=[maximum($1), pow(2.0), shift(1.0), rdiv($1)]}
-  %i = pointwise(%h, %g) {steps=[minimum($1), div($1)]}
-  return %a, %c, %d, %e, %f, %g, %h, %i
-}""",
-    "statistics": """
-graph statistics(%x: f32[B,7,40]) {
-  weight %w: f32[100,40]
-  weight %g: f32[40]
-  weight %v: f32[33,100]
-  weight %b: f32[33]
-  %a, %s = linear(%x, %w) {stats=64}
-  %c = linear(%a, %v, %s, %b) {steps=[row_rstd($2, 100.0, 1e-6), add($3)]}
-  %one = move(%a) {map=map([B,7,100], slice(1, 2, 3, 1), reshape([B,100]))}
-  %sone = move(%s) {map=map([B,7,2], slice(1, 2, 3, 1), reshape([B,2]))}
-  %d = linear(%one, %v, %sone) {steps=[row_rstd($2, 100.0, 1e-6)]}
-  %n, %ns = norm(%x, %g) {steps=[mul($1)], stats=32, recenter=true}
-  %p, %ps = pointwise(%a) {stats=64}
-  return %a, %c, %d, %n, %ns, %ps
-}""",
-    "maps": """
-graph maps(%x: f32[B,3,32,48]) {
-  weight %w: f32[64,768]
-  weight %table: f32[7,64]
-  weight %v: f32[10,64]
-  %m = move(%x) {map=map([B,3,32,48], reshape([B,3,2,16,3,16]), permute([0,2,4,1,3,5]), reshape([B,6,768]), pad(1,1,0))}
-  %y = linear(%m, %w, %table) {steps=[add($2)]}
-  %cls = move(%y) {map=map([B,7,64], slice(1,0,1,1), reshape([B,64]))}
-  %z = linear(%cls, %v)
-  %r = move(%y) {map=map([B,7,64], slice(1,1,7,1), reshape([B,2,3,64]), roll(1,1), roll(2,-1))}
-  %q = linear(%r, %v)
-  %t = move(%q) {map=map([B,2,3,10], permute([0,2,1,3]), reshape([B,6,10]))}
-  %u = move(%x) {map=map([B,3,32,48], permute([0,2,3,1]))}
-  %e = move(%v) {map=map([10,64], expand([B,10,64]))}
-  %cls2 = move(%cls) {map=map([B,64], reshape([B,1,64]))}
-  %k = concat(%e, %y, %cls2) {axis=1}
-  return %y, %z, %t, %u, %k
-}""",
-    "attention": """
-graph attention(%x: f32[B,37,72], %z: f32[B,5,48]) {
-  weight %bias: f32[3,37,37]
-  weight %latent: f32[1,3,2,8]
-  %q = move(%x) {map=map([B,37,72], reshape([B,37,3,3,8]), permute([2,0,3,1,4]), slice(0,0,1,1), reshape([B,3,37,8]))}
-  %k = move(%x) {map=map([B,37,72], reshape([B,37,3,3,8]), permute([2,0,3,1,4]), slice(0,1,2,1), reshape([B,3,37,8]))}
-  %v = move(%x) {map=map([B,37,72], reshape([B,37,3,3,8]), permute([2,0,3,1,4]), slice(0,2,3,1), reshape([B,3,37,8]))}
-  %a = attention(%q, %k, %v) {scale=0.35}
-  %am = move(%a) {map=map([B,3,37,8], permute([0,2,1,3]), reshape([B,37,24]))}
-  %b = attention(%q, %k, %v, %bias) {scale=0.35, bias=true}
-  %l = move(%latent) {map=map([1,3,2,8], expand([B,3,2,8]))}
-  %c = attention(%l, %k, %v) {scale=0.35}
-  %c2 = attention(%latent, %k, %v) {scale=0.35}
-  %vv = move(%z) {map=map([B,5,48], reshape([B,5,3,16]), permute([0,2,1,3]))}
-  %kk = move(%q) {map=map([B,3,37,8], slice(2,0,5,1))}
-  %d = attention(%q, %kk, %vv)
-  return %am, %b, %c, %c2, %d
-}""",
-    "rows": """
-graph rows(%x: f32[B,6,6,24]) {
-  weight %g: f32[24]
-  weight %b: f32[24]
-  %n = norm(%x, %g, %b) {eps=1e-5, steps=[mul($1), add($2)]}
-  %r = norm(%x, %g) {kind="rms", steps=[mul($1), gelu]}
-  %h = move(%x) {map=map([B,6,6,24], reshape([B,36,3,8]), permute([0,2,1,3]))}
-  %hn = norm(%h) {eps=1e-5}
-  %s = softmax(%x)
-  %gn = group_norm(%x, %g, %b) {groups=3, steps=[mul($1), add($2), relu]}
-  %m = reduce(%x) {axes=[1,2]}
-  %mk = reduce(%x, %b) {axes=[1,2], keepdims=true, kind="max", steps=[add($1)]}
-  %l = reduce(%x) {axes=[-1], kind="sum"}
-  %h2 = reduce(%h) {axes=[2]}
-  return %n, %r, %hn, %s, %gn, %m, %mk, %l, %h2
-}""",
-    "windows": """
-graph windows(%x: f32[B,13,11,8]) {
-  weight %w: f32[12,3,3,8]
-  weight %b: f32[12]
-  weight %wg: f32[12,3,3,4]
-  weight %wd: f32[8,5,5,1]
-  weight %w1: f32[16,1,1,8]
-  %c = conv2d(%x, %w, %b) {stride=[2,2], padding=[1,1,1,1], steps=[add($2), hardswish]}
-  %s = conv2d(%x, %w) {stride=[2,1], padding=[0,1,0,2], dilation=[2,1]}
-  %g = conv2d(%x, %wg) {groups=2, padding=[1,1,1,1]}
-  %d = conv2d(%x, %wd) {groups=8, padding=[2,2,2,2], steps=[relu]}
-  %o = conv2d(%x, %w1)
-  %p = pool2d(%x) {kernel=[3,3], stride=[2,2], padding=[1,1,1,1]}
-  %a = pool2d(%x) {kind="avg", kernel=[3,2], stride=[2,2], padding=[1,1,0,1], count_padding=false}
-  %q = pool2d(%x) {kind="avg", kernel=[2,2], stride=[2,2], padding=[0,1,0,1]}
-  return %c, %s, %g, %d, %o, %p, %a, %q
-}""",
-    "products": """
-graph products(%x: f32[B,3,10,8], %y: f32[B,3,12,8]) {
-  weight %k: f32[8,9]
-  %yt = move(%y) {map=map([B,3,12,8], permute([0,1,3,2]))}
-  %a = matmul(%x, %yt) {steps=[scale(0.5)]}
-  %b = matmul(%a, %y)
-  %c = matmul(%x, %k)
-  %xt = move(%x) {map=map([B,3,10,8], permute([0,2,1,3]))}
-  %d = matmul(%xt, %k)
-  return %a, %b, %c, %d
-}""",
-}
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2"])
@@ -142,9 +26,7 @@ def test_float32(case: str, isa: str, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("case", CASES)
 def test_bfloat16(case: str, tmp_path: Path) -> None:
     """Activations and matrices in bfloat16: errors are those of its 8 bits, not of a wrong index."""
-    graph = parse_graph(CASES[case])
-    graph = run_passes(graph, ["assign_dtypes"], PassOptions(dtype=DType.BFLOAT16))
-    found = errors(graph, tmp_path)
+    found = errors(assign(CASES[case], DType.BFLOAT16), tmp_path)
     assert max(found.values()) < 3e-2, found
     assert max(found.values()) > 1e-4, "nothing was rounded to bfloat16"
 

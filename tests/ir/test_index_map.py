@@ -100,7 +100,9 @@ def test_identity_is_the_flat_index() -> None:
     coords = coordinates(index_map.result, Expr.of(Var("m")) * 64 + Expr.of(Var("j", 64)))
     assert coords is not None
     source = source_of(index_map, coords)
-    assert source is not None and str(source.index) == "j + m * 64" and not source.guards
+    assert source is not None
+    assert str(source.index) == "j + m * 64"
+    assert not source.guards
 
 
 @st.composite

@@ -64,17 +64,21 @@ class _Selector:
 
     def run(self) -> Selection:
         missing: list[UnsupportedOp] = []
+        lost = set[str]()
         for node in self.graph.nodes:
             if node.output in self.graph.constants:
                 continue
-            site = self._site(node)
-            if isinstance(node.op, Move) and node.output not in self.stored_moves:
-                self._view(node)
+            if lost.intersection(node.inputs):
+                lost.update(node.outputs)  # of a node that is listed already
                 continue
             if isinstance(node.op, Move):
+                if node.output not in self.stored_moves:
+                    self._view(node)
                 continue
+            site = self._site(node)
             kernel, reasons = self._kernel(site)
             if kernel is None:
+                lost.update(node.outputs)
                 why = "; ".join(reasons) or f"target {self.target.name} has no kernel for it"
                 line = print_node(node, self.graph)
                 missing.append(

@@ -73,8 +73,9 @@ class GpuAttention(Kernel):
             return "it takes no fused steps"
         dtype = site.results[0].dtype
         stored = [t for t, const in zip(site.inputs[:3], site.constant, strict=False) if not const]
-        if dtype not in C_TYPES or any(type_.dtype is not dtype for type_ in stored):
-            return "q, k, v and the result must share one floating dtype"
+        kinds = {C_TYPES.get(type_) for type_ in (dtype, *(t.dtype for t in stored))}
+        if len(kinds) > 1 or None in kinds:
+            return "q, k, v and the result must be stored in one floating dtype"
         chunk = 16 // dtype.itemsize
         depth, value = (per_image(site.inputs[i].shape[3:]) for i in (0, 2))
         if depth % chunk or value % chunk:
