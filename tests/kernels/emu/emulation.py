@@ -112,10 +112,14 @@ def cache_directory() -> Path:
     return path
 
 
+def headers(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".h", ".cuh"))
+
+
 def header_digest(include: Path = INCLUDE) -> str:
     digest = hashlib.sha256()
     for folder in ("gpu", "emu"):
-        for header in sorted((include / "vitc" / folder).iterdir()):
+        for header in headers(include / "vitc" / folder):
             digest.update(header.name.encode() + header.read_bytes())
     return digest.hexdigest()
 
@@ -146,7 +150,7 @@ def patched_headers(folder: Path, name: str, old: str, new: str) -> Path:
     """A copy of the headers under `folder` in which `old` is replaced in vitc/`name` once."""
     for part in ("gpu", "emu"):
         (folder / "vitc" / part).mkdir(parents=True, exist_ok=True)
-        for header in (INCLUDE / "vitc" / part).iterdir():
+        for header in headers(INCLUDE / "vitc" / part):
             (folder / "vitc" / part / header.name).write_bytes(header.read_bytes())
     path = folder / "vitc" / name
     text = path.read_text()

@@ -166,7 +166,9 @@ extern "C" int run(void* const* args, const int64_t* sizes) {{
     rng = np.random.default_rng(0)
     every = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
     ties = (every[:-1] + every[1:]) / 2
-    values = np.concatenate([every, ties, rng.standard_normal(4000, np.float32) * 1e-5, [7e4, -7e4]])
+    values = np.concatenate(
+        [every, ties, rng.standard_normal(4000, np.float32) * 1e-5, [7e4, -7e4]]
+    )
     values = values.astype(np.float32)
     n = len(values)
     flags = [] if native else ["-mno-f16c"]

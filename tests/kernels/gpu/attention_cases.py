@@ -1,4 +1,4 @@
-"""Attention cases: short (one pass) and long (online) sequences, every form, bias, ragged lengths."""
+"""Attention cases: one pass and online, every form, bias, ragged lengths."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def program(
     form: str, s: Shape, *, views: str, bias: str, scale: float, activation: str = "Identity"
 ) -> str:
     """args: q, k, v, out, bias; `views` defines Q, K, V, Out as StridedHeads."""
-    policy = POLICY[form].replace("Mma<", "gpu::Mma<gpu::")
-    policy = policy if policy.startswith("gpu") else "gpu::" + policy
+    policy = POLICY[form]
     copies = "false" if "sm_75" in form else "true"
     return f"""
 using T = {CPP[form.split()[0]].replace("half", "gpu::half").replace("bfl", "gpu::bfl")};
@@ -50,8 +49,8 @@ using Bias = gpu::{bias};
 extern "C" int @run@(void* const* args, const int64_t* sizes) {{
   gpu::HeadsOutput<Out, gpu::{activation}> output{{{{(T*)args[3]}}}};
   Bias bias = {"{}" if bias == "NoBias" else "{(const T*)args[4]}"};
-  return gpu::attention<Tile>("attention", nullptr, int(sizes[0]), {s.heads}, Q{{(const T*)args[0]}},
-                              K{{(const T*)args[1]}}, V{{(const T*)args[2]}}, bias, output,
+  return gpu::attention<Tile>("attention", nullptr, int(sizes[0]), {s.heads},
+                              Q{{(const T*)args[0]}}, K{{(const T*)args[1]}}, V{{(const T*)args[2]}}, bias, output,
                               {scale!r}f);
 }}
 """
@@ -147,12 +146,17 @@ def attention_cases(form: str) -> list[Case]:
         attention("one pass 70 keys", form, Shape(70, 70, 64, 64, 80)),
         attention("online 75 keys", form, Shape(40, 75, 64, 64, 32, 2)),
         attention("online 64 keys, whole blocks", form, Shape(16, 64, 16, 16, 16, 1)),
-        attention("fewer queries, d 16, dv 64", form, Shape(16, 49, 16, 64, 64, 1), bias="tight",
-                  activation="HardSwish"),
+        attention(
+            "fewer queries, d 16, dv 64",
+            form,
+            Shape(16, 49, 16, 64, 64, 1),
+            bias="tight",
+            activation="HardSwish",
+        ),
         attention("odd head dimension 24", form, Shape(33, 50, 24, 40, 64, 2), bias="padded"),
         attention("window masks", form, Shape(49, 49, 32, 32, 64, 4, 3), bias="masked"),
         attention("online window masks", form, Shape(20, 60, 32, 32, 16, 2), bias="masked"),
-    ]  # fmt: skip
+    ]
 
 
 def large_attention_cases() -> list[Case]:

@@ -1,22 +1,22 @@
-"""GEMM cases: every dtype and form, exact and random, whole and ragged, with every epilogue step."""
+"""GEMM cases: every form, exact and random, whole and ragged, every epilogue step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from kernels.gpu.case import CPP, Case, compare, decode, draw, encode, poison
+from kernels.gpu.case import CPP, Case, compare, decode, draw, poison
 from numpy.typing import NDArray
 
 POLICY = {
-    "float16": "Mma<half>",
-    "bfloat16": "Mma<bfloat16>",
-    "tf32": "Tf32",
-    "float32": "Tf32x3",
-    "float16 sm_75": "Mma<half, 8>",
-    "float32 sm_75": "Simt",
+    "float16": "gpu::Mma<gpu::half>",
+    "bfloat16": "gpu::Mma<gpu::bfloat16>",
+    "tf32": "gpu::Tf32",
+    "float32": "gpu::Tf32x3",
+    "float16 sm_75": "gpu::Mma<gpu::half, 8>",
+    "float32 sm_75": "gpu::Simt",
 }
 
 
@@ -44,7 +44,8 @@ class Tile:
     def cpp(self) -> str:
         stages, copies = (2, "false") if self.arch == 75 else (self.stages, "true")
         numbers = (self.bm, self.bn, self.bk, self.warps_m, self.warps_n, stages)
-        return f"GemmTile<{POLICY[self.form]}, {', '.join(map(str, numbers))}, {copies}>"
+        listed = ", ".join(map(str, numbers))
+        return f"gpu::GemmTile<{POLICY[self.form]}, {listed}, {copies}>"
 
     @property
     def slice(self) -> int:
@@ -68,7 +69,7 @@ def program(
 using gpu::half;
 using gpu::bfloat16;
 using T = {CPP[tile.dtype]};
-using Tile = gpu::{tile.cpp.replace("Mma", "gpu::Mma").replace("<Tf", "<gpu::Tf").replace("Simt", "gpu::Simt")};
+using Tile = {tile.cpp};
 constexpr int kN = {n}, kK = {k};
 {source}
 struct Epilogue : gpu::NoRowTerms {{
@@ -78,8 +79,8 @@ struct Epilogue : gpu::NoRowTerms {{
 extern "C" int @run@(void* const* args, const int64_t* sizes) {{
   Epilogue epilogue;
   {arguments}
-  return gpu::gemm<Tile, kN, kK>("gemm", nullptr, int(sizes[0]), Source{{(const Source::T*)args[0]}},
-                                 (const T*)args[1], epilogue);
+  return gpu::gemm<Tile, kN, kK>("gemm", nullptr, int(sizes[0]),
+                                 Source{{(const Source::T*)args[0]}}, (const T*)args[1], epilogue);
 }}
 """
 
@@ -164,11 +165,31 @@ def activation(form: str, name: str) -> Case:
     return Case(f"{name} {form}", text, [a, w, poison((m, n), t.dtype), bias], check, (m,), t.arch)
 
 
-def norm_chain(form: str, n: int, *, slices: int = 3, chosen: Tile | None = None) -> Case:
+def split(case: Case, n: int, splits: int) -> Case:
+    """The same in `splits` parts of K; the last array is the scratch."""
+    m = case.sizes[0]
+    text = case.text.replace("gpu::gemm<Tile, kN, kK>", f"gpu::gemm_split<Tile, kN, kK, {splits}>")
+    text = text.replace(
+        "args[1], epilogue);", f"args[1], epilogue, (float*)args[{len(case.arrays)}]);"
+    )
+    arrays = [*case.arrays, poison((splits, m, n), "float32")]
+    return replace(
+        case,
+        name=f"{splits} splits of {case.name}",
+        text=text,
+        arrays=arrays,
+        header="vitc/gpu/gemm_split.cuh",
+    )
+
+
+def norm_chain(
+    form: str, n: int, *, slices: int = 3, chosen: Tile | None = None, slice_width: int = 0
+) -> Case:
     """rstd from partial sums, bias, gate, periodic table, residual, and partial sums out."""
     t = chosen or tile(form)
     m, k, period = 70, 128, 10
-    parts = -(-n // t.slice)
+    width = slice_width or t.slice
+    parts = -(-n // width)
     a, av = draw((m, k), t.dtype, 6, exact=False)
     w, wv = draw((n, k), t.dtype, 7, exact=False)
     bias, bv = draw((n,), t.dtype, 8, exact=False)
@@ -208,8 +229,8 @@ def norm_chain(form: str, n: int, *, slices: int = 3, chosen: Tile | None = None
 
     def check(arrays: Sequence[NDArray]) -> None:
         compare(arrays[2], want, t.dtype, exact=False, factor=1.5)
-        stored = np.pad(decode(arrays[2], t.dtype) ** 2, ((0, 0), (0, parts * t.slice - n)))
-        squares = stored.reshape(m, parts, t.slice).sum(-1)
+        stored = np.pad(decode(arrays[2], t.dtype) ** 2, ((0, 0), (0, parts * width - n)))
+        squares = stored.reshape(m, parts, width).sum(-1)
         np.testing.assert_allclose(arrays[8], squares, rtol=1e-4, atol=1e-4)
 
     out = poison((m, n), t.dtype)
@@ -230,7 +251,13 @@ def mapped_rows(form: str) -> Case:
 }};
 using Source = gpu::MappedRows<T, kK, Map>;"""
     text = program(
-        t, n, k, source=source, epilogue=PLAIN, members="T* out;", arguments="epilogue.out = (T*)args[2];"
+        t,
+        n,
+        k,
+        source=source,
+        epilogue=PLAIN,
+        members="T* out;",
+        arguments="epilogue.out = (T*)args[2];",
     ).replace("args[0]}", "args[0], Map{}}")
 
     def check(arrays: Sequence[NDArray]) -> None:
@@ -251,11 +278,16 @@ def patches(form: str, patch: int, size: int, image_dtype: str | None = None) ->
     cut = iv.reshape(images, channels, side, patch, side, patch).transpose(0, 2, 4, 1, 3, 5)
     m = images * side * side
     want = cut.reshape(m, k) @ wv.T
-    source = (
-        f"using Source = gpu::PatchRows<{CPP[stored_as]}, {channels}, {size}, {size}, {patch}, {patch}>;"
-    )
+    numbers = f"{channels}, {size}, {size}, {patch}, {patch}"
+    source = f"using Source = gpu::PatchRows<{CPP[stored_as]}, {numbers}>;"
     text = program(
-        t, n, k, source=source, epilogue=PLAIN, members="T* out;", arguments="epilogue.out = (T*)args[2];"
+        t,
+        n,
+        k,
+        source=source,
+        epilogue=PLAIN,
+        members="T* out;",
+        arguments="epilogue.out = (T*)args[2];",
     )
 
     def check(arrays: Sequence[NDArray]) -> None:
@@ -294,6 +326,12 @@ def gemm_cases(form: str) -> list[Case]:
     for t in configurations(form):
         shape = "x".join(map(str, (t.bm, t.bn, t.bk, t.warps_m, t.warps_n, t.stages)))
         cases.append(plain(f"tile {shape} {form}", t, 140, 136, 104, exact=True))
+    cases += [
+        split(norm_chain(form, n, slice_width=width), n, 3) for n, width in ((64, 256), (70, 32))
+    ]
+    cases.append(split(plain("", base, 75, 72, 100, exact=True), 72, 4))
+    if base.dtype == "float32":
+        cases.append(plain(f"long k {form}", base, 20, 32, 3072, exact=False))
     if form in ("float16", "float32"):
         names = [name for name in ACTIVATIONS if form == "float16" or not name.endswith("Half")]
         cases += [activation(form, name) for name in names]

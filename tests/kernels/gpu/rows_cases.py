@@ -69,7 +69,10 @@ def mapped_norm(dtype: str) -> Case:
 
 def row_softmax(dtype: str, n: int) -> Case:
     x, xv = draw((9, n), dtype, 35, exact=False)
-    body = f'return gpu::softmax_rows<{n}>("softmax", nullptr, 9, (const T*)args[0], (T*)args[1], 1.5f);'
+    body = (
+        f'return gpu::softmax_rows<{n}>("softmax", nullptr, 9, (const T*)args[0], '
+        "(T*)args[1], 1.5f);"
+    )
     return case(f"softmax of {n}", dtype, text(dtype, body), [x], softmax(xv * 1.5))
 
 
@@ -85,10 +88,13 @@ def group_norm(dtype: str, *, last: bool) -> Case:
     if not last:
         x, want = np.ascontiguousarray(x.swapaxes(1, 2)), want.swapaxes(1, 2)
     body = (
-        f'return gpu::group_norm<{channels}, {positions}, {groups}, {str(last).lower()}>("group norm", '
-        f"nullptr, {images}, (const T*)args[0], (const T*)args[1], (const T*)args[2], (T*)args[3], 1e-5f);"
+        f"return gpu::group_norm<{channels}, {positions}, {groups}, {str(last).lower()}>("
+        f'"group norm", nullptr, {images}, (const T*)args[0], (const T*)args[1], '
+        "(const T*)args[2], (T*)args[3], 1e-5f);"
     )
-    return case(f"group norm {'NHWC' if last else 'NCHW'}", dtype, text(dtype, body), [x, w, b], want)
+    return case(
+        f"group norm {'NHWC' if last else 'NCHW'}", dtype, text(dtype, body), [x, w, b], want
+    )
 
 
 def reduction(dtype: str, kind: str, outer: int, reduced: int, inner: int) -> Case:
@@ -134,7 +140,8 @@ def gather(dtype: str, width: int) -> Case:
   }
 };"""
     body = (
-        f'return gpu::gather<{width}>("gather", nullptr, 160, (const T*)args[0], (T*)args[1], Reverse{{}});'
+        f'return gpu::gather<{width}>("gather", nullptr, 160, (const T*)args[0], (T*)args[1], '
+        "Reverse{});"
     )
     return case(f"gather by {width}", dtype, text(dtype, body, before), [x], want)
 
@@ -173,8 +180,8 @@ def conv(form: str, channels: int, size: int, kernel: int, stride: int, pad: int
     want = np.einsum("iyxcab,nabc->iyxn", windows, wv)
     m = want.size // n
     source = (
-        f"using Source = gpu::ConvRows<T, {channels}, {size}, {size}, {kernel}, {kernel}, {stride}, "
-        f"{stride}, {pad}, {pad}>;"
+        f"using Source = gpu::ConvRows<T, {channels}, {size}, {size}, {kernel}, {kernel}, "
+        f"{stride}, {stride}, {pad}, {pad}>;"
     )
     body = program(
         t,

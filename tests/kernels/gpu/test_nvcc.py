@@ -118,13 +118,18 @@ def test_matrix_instructions_are_there(arch: int) -> None:
     if cuobjdump is None:
         pytest.skip("no cuobjdump: it comes with CUDA's toolkit and with triton")
     cubin, _ = compiled(arch)
-    sass = subprocess.run([cuobjdump, "-sass", str(cubin)], capture_output=True, text=True, check=True)
-    functions = {
-        name: body for name, body in re.findall(r"Function : (\w+)(.*?)(?=Function :|\Z)", sass.stdout, re.DOTALL)
-    }  # fmt: skip
+    sass = subprocess.run(
+        [cuobjdump, "-sass", str(cubin)], capture_output=True, text=True, check=True
+    )
+    pattern = r"Function : (\w+)(.*?)(?=Function :|\Z)"
+    functions = dict(re.findall(pattern, sass.stdout, re.DOTALL))
     shapes = {"75": "1688"}
     for name, body in functions.items():
-        if "Simt" in name or "reduce" in name or not re.search(r"gemm_kernel|attention_kernel", name):
+        if (
+            "Simt" in name
+            or "reduce" in name
+            or not re.search(r"gemm_kernel|attention_kernel", name)
+        ):
             continue
         wanted = "1688" if "Tf32" in name else shapes.get(str(arch), "16816")
         count = len(re.findall(rf"\bHMMA\.{wanted}\.F32", body))
@@ -132,5 +137,3 @@ def test_matrix_instructions_are_there(arch: int) -> None:
         if arch >= 80:
             assert "LDGSTS" in body or "ConvRows" in name, f"no asynchronous copy in {name}"
         assert "LDSM" in body, f"no ldmatrix in {name}"
-
-

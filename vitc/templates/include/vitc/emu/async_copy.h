@@ -1,6 +1,7 @@
-// cp.async: the copy lands at the wait that promises it, in the thread that issued it, and its target is
-// NaN until then. So a wait that promises too little, a missing barrier after it, or a source that is
-// overwritten meanwhile shows in the result. (A TMA copy will land at the mbarrier wait in the same way.)
+// cp.async: the copy lands at the wait that promises it, in the thread that issued it, and its
+// target is NaN until then. So a wait that promises too little, a missing barrier after it, or a
+// source that is overwritten meanwhile shows in the result. (A TMA copy will land at the mbarrier
+// wait in the same way.)
 #pragma once
 
 #include "vitc/emu/access.h"
@@ -8,7 +9,8 @@
 namespace vitc::emu {
 
 // Copies source_bytes and zero-fills up to bytes (4, 8 or 16).
-inline void async_copy(void* target, const void* source, unsigned bytes, unsigned source_bytes, Site site) {
+inline void async_copy(void* target, const void* source, unsigned bytes, unsigned source_bytes,
+                       Site site) {
   check_aligned("cp.async", target, bytes, site);
   check_shared("cp.async", target, bytes, site);
   // Hardware wants the source aligned even when it reads nothing of it.
@@ -29,7 +31,8 @@ inline void async_copy_wait(unsigned pending) {
     const PendingCopy& copy = self->copies[landed];
     if (copy.group + pending >= self->copy_group) break;
     std::memcpy(copy.target, copy.source, copy.source_bytes);
-    std::memset(static_cast<char*>(copy.target) + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
+    std::memset(static_cast<char*>(copy.target) + copy.source_bytes, 0,
+                copy.bytes - copy.source_bytes);
   }
   self->copies.erase(self->copies.begin(), self->copies.begin() + landed);
 }

@@ -20,8 +20,11 @@ inline void sync_block(Site site = Site::here()) {
 // bar.sync id, threads
 inline void sync_named(unsigned id, unsigned threads, Site site = Site::here()) {
   Thread* self = machine->current;
-  if (id == 0 || id > 15 || threads == 0 || threads % kWarp != 0 || threads > machine->thread_count) {
-    fail(site, "named barrier %u with %u threads: want an id of 1..15 and whole warps of this block", id, threads);
+  if (id == 0 || id > 15 || threads == 0 || threads % kWarp != 0 ||
+      threads > machine->thread_count) {
+    fail(site,
+         "named barrier %u with %u threads: want an id of 1..15 and whole warps of this block", id,
+         threads);
   }
   self->barrier = id;
   self->barrier_threads = threads;

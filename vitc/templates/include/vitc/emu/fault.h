@@ -25,7 +25,7 @@ class FaultGuard {
     stack.ss_sp = signal_stack_;
     stack.ss_size = sizeof signal_stack_;
     sigaltstack(&stack, &old_stack_);
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = handle;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     for (int i = 0; i < kSignals; ++i) sigaction(kSignal[i], &action, &old_[i]);
@@ -42,11 +42,12 @@ class FaultGuard {
   static constexpr int kSignals = 3;
   static constexpr int kSignal[kSignals] = {SIGSEGV, SIGBUS, SIGFPE};
 
-  // Runs on the signal stack: leaves the signal by resuming at report(), on a stack that is intact even
-  // if the fibre's own was exhausted.
+  // Runs on the signal stack: leaves the signal by resuming at report(), on a stack that is intact
+  // even if the fibre's own was exhausted.
   static void handle(int number, siginfo_t* info, void* context) {
     FaultGuard* self = active;
-    if (self == nullptr || !pthread_equal(self->owner_, pthread_self()) || machine->current == nullptr) {
+    if (self == nullptr || !pthread_equal(self->owner_, pthread_self()) ||
+        machine->current == nullptr) {
       if (self != nullptr) {
         for (int i = 0; i < kSignals; ++i) {
           if (kSignal[i] == number) sigaction(number, &self->old_[i], nullptr);
@@ -74,7 +75,8 @@ class FaultGuard {
     }
     long past = machine->shared.past_end(self->address_);
     if (past >= 0) {
-      fail(Site{}, "out-of-bounds shared access, %ld bytes past the end (%zu bytes), after its last %s",
+      fail(Site{},
+           "out-of-bounds shared access, %ld bytes past the end (%zu bytes), after its last %s",
            past, machine->shared.dynamic_bytes(), after);
     }
     if (machine->shared.near(self->address_)) {
@@ -90,23 +92,25 @@ class FaultGuard {
 
   pthread_t owner_;
   stack_t old_stack_{};
-  struct sigaction old_[kSignals] {};
+  struct sigaction old_[kSignals]{};
   int signal_ = 0;
   void* address_ = nullptr;
   alignas(16) char signal_stack_[64 << 10];
   alignas(16) char report_stack_[64 << 10];
 };
 
-// Appends the source line of the faulting instruction to the message. The debug information knows it
-// (build with -g1), and binutils' addr2line, which every compiler installation has, reads that; without
-// either the message ends in the instruction's offset in the library.
+// Appends the source line of the faulting instruction to the message. The debug information knows
+// it (build with -g1), and binutils' addr2line, which every compiler installation has, reads that;
+// without either the message ends in the instruction's offset in the library.
 inline void append_fault_line() {
   Machine& m = *machine;
   Dl_info info;
-  if (m.fault_code == nullptr || dladdr(m.fault_code, &info) == 0 || info.dli_fname == nullptr) return;
+  if (m.fault_code == nullptr || dladdr(m.fault_code, &info) == 0 || info.dli_fname == nullptr)
+    return;
   size_t offset = static_cast<const char*>(m.fault_code) - static_cast<const char*>(info.dli_fbase);
   char command[640], line[256] = "";
-  std::snprintf(command, sizeof command, "addr2line -e '%s' 0x%zx 2>/dev/null", info.dli_fname, offset);
+  std::snprintf(command, sizeof command, "addr2line -e '%s' 0x%zx 2>/dev/null", info.dli_fname,
+                offset);
   if (FILE* pipe = popen(command, "r")) {
     if (std::fgets(line, sizeof line, pipe) != nullptr) line[std::strcspn(line, "\n")] = 0;
     pclose(pipe);

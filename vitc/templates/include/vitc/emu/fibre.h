@@ -1,12 +1,12 @@
 // A fibre: a stack and the place where it stopped. One fibre runs one GPU thread.
 //
-// The switch saves what the System V x86-64 ABI calls callee-saved (rbp, rbx, r12-r15) and the stack
-// pointer. It leaves by `jmp`, not `ret`: the return-stack predictor never matches across stacks, and a
-// mispredicted `ret` made every switch 2.3 times slower.
+// The switch saves what the System V x86-64 ABI calls callee-saved (rbp, rbx, r12-r15) and the
+// stack pointer. It leaves by `jmp`, not `ret`: the return-stack predictor never matches across
+// stacks, and a mispredicted `ret` made every switch 2.3 times slower.
 //
 // Another processor needs its own `vitc_emu_switch` and `prepare_fibre`. On aarch64 (AAPCS64): save
-// x19-x30, sp and the low halves d8-d15, and let the prepared frame hold fibre_entry in x30. Nothing
-// else in this folder depends on the processor but the signal frame in fault.h (pc and sp).
+// x19-x30, sp and the low halves d8-d15, and let the prepared frame hold fibre_entry in x30.
+// Nothing else in this folder depends on the processor but the signal frame in fault.h (pc and sp).
 #pragma once
 
 #include <sys/mman.h>
@@ -49,8 +49,8 @@ vitc_emu_switch:
 
 namespace vitc::emu {
 
-// Stacks for up to `count` fibres in one mapping, an unreadable page below each, so that a kernel with
-// too large local arrays faults instead of writing over its neighbour.
+// Stacks for up to `count` fibres in one mapping, an unreadable page below each, so that a kernel
+// with too large local arrays faults instead of writing over its neighbour.
 class FibreStacks {
  public:
   static constexpr size_t kBytes = 128 << 10;
@@ -68,10 +68,11 @@ class FibreStacks {
     return true;
   }
 
-  // The first stack pointer of fibre i. Tops are staggered by a few cache lines: equal tops put the hot
-  // frames of all fibres into the same cache sets.
+  // The first stack pointer of fibre i. Tops are staggered by a few cache lines: equal tops put the
+  // hot frames of all fibres into the same cache sets.
   void* top(unsigned i) const {
-    uintptr_t address = reinterpret_cast<uintptr_t>(base_ + (i + 1) * kBytes) - 256 - (i % 61) * 320;
+    uintptr_t address =
+        reinterpret_cast<uintptr_t>(base_ + (i + 1) * kBytes) - 256 - (i % 61) * 320;
     return reinterpret_cast<void*>(address & ~uintptr_t(63));
   }
 
@@ -97,8 +98,8 @@ class FibreStacks {
 // never returns.
 inline void* prepare_fibre(void* top, void (*entry)()) {
   void** frame = static_cast<void**>(top);
-  *--frame = nullptr;                                // the return address of entry: ends a backtrace
-  *--frame = reinterpret_cast<void*>(entry);         // popped into rcx
+  *--frame = nullptr;                         // the return address of entry: ends a backtrace
+  *--frame = reinterpret_cast<void*>(entry);  // popped into rcx
   for (int saved = 0; saved < 6; ++saved) *--frame = nullptr;
   return frame;
 }

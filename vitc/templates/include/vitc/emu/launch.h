@@ -1,5 +1,5 @@
-// A launch: blocks one after another; inside a block, rounds in which every warp runs up to its next
-// block barrier, lane by lane from collective to collective.
+// A launch: blocks one after another; inside a block, rounds in which every warp runs up to its
+// next block barrier, lane by lane from collective to collective.
 #pragma once
 
 #include <cstring>
@@ -26,8 +26,8 @@ inline void fibre_entry() {
   Machine& m = *machine;
   m.body(m.closure);
   if (!m.current->copies.empty()) {
-    fail(m.current->site, "exit with %zu cp.async not waited for, after its last %s", m.current->copies.size(),
-         m.current->operation);
+    fail(m.current->site, "exit with %zu cp.async not waited for, after its last %s",
+         m.current->copies.size(), m.current->operation);
   }
   stop(State::exited, "exit", nullptr, Site{});
   __builtin_unreachable();
@@ -61,14 +61,15 @@ inline bool run_warp(unsigned warp) {
     for (unsigned i = 0; i < count; ++i) {
       if (lane[i].state != State::at_warp || lane[i].site != waiting->site ||
           std::strcmp(lane[i].operation, waiting->operation) != 0) {
-        fail_block(waiting, waiting->site, "divergent %s: thread %u is at %s, line %d", waiting->operation,
-                   lane[i].id, lane[i].operation, lane[i].site.line);
+        fail_block(waiting, waiting->site, "divergent %s: thread %u is at %s, line %d",
+                   waiting->operation, lane[i].id, lane[i].operation, lane[i].site.line);
         return false;
       }
       operands[i] = lane[i].operands;
     }
     if (count != kWarp) {
-      fail_block(waiting, waiting->site, "%s in a partial warp of %u threads", waiting->operation, count);
+      fail_block(waiting, waiting->site, "%s in a partial warp of %u threads", waiting->operation,
+                 count);
       return false;
     }
     m.collective(operands);
@@ -77,8 +78,8 @@ inline bool run_warp(unsigned warp) {
   }
 }
 
-// Releases the barriers that are complete. Returns false, with a failure recorded, if threads wait and
-// none can go on; *done says that all have exited.
+// Releases the barriers that are complete. Returns false, with a failure recorded, if threads wait
+// and none can go on; *done says that all have exited.
 inline bool release_barriers(bool* done) {
   Machine& m = *machine;
   unsigned arrived[16] = {};
@@ -99,8 +100,8 @@ inline bool release_barriers(bool* done) {
       Thread& t = m.threads[i];
       if (t.state != State::at_block || t.barrier != id) continue;
       if (id == 0 && t.site != first[0]->site) {
-        fail_block(first[0], first[0]->site, "divergent block barrier: thread %u is at another, line %d", t.id,
-                   t.site.line);
+        fail_block(first[0], first[0]->site,
+                   "divergent block barrier: thread %u is at another, line %d", t.id, t.site.line);
         return false;
       }
       t.state = State::ready;
@@ -112,11 +113,12 @@ inline bool release_barriers(bool* done) {
   for (unsigned i = 0; i < m.thread_count; ++i) {
     const Thread& t = m.threads[i];
     if (t.state == State::at_block && t.barrier == waiting->barrier) continue;
-    fail_block(waiting, waiting->site, "divergent %s: thread %u is at %s, line %d", waiting->operation, t.id,
-               t.operation, t.site.line);
+    fail_block(waiting, waiting->site, "divergent %s: thread %u is at %s, line %d",
+               waiting->operation, t.id, t.operation, t.site.line);
     return false;
   }
-  fail_block(waiting, waiting->site, "%s waits for more threads than there are", waiting->operation);
+  fail_block(waiting, waiting->site, "%s waits for more threads than there are",
+             waiting->operation);
   return false;
 }
 
@@ -145,7 +147,8 @@ inline bool run_block(size_t shared_bytes) {
   }
   ++m.statistics.blocks;
   if (m.shared.slack_written()) {
-    fail_block(nullptr, Site{}, "a thread wrote outside the %zu bytes of dynamic shared memory", shared_bytes);
+    fail_block(nullptr, Site{}, "a thread wrote outside the %zu bytes of dynamic shared memory",
+               shared_bytes);
     return false;
   }
   return true;
@@ -160,13 +163,14 @@ int launch(const char* kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const
     machine_owner.reset(new (std::nothrow) Machine);
     machine = machine_owner.get();
   }
-  if (machine == nullptr || block.count() > kMaxThreads || block.count() == 0 || grid.count() == 0 ||
-      shared_bytes > SharedMemory::kLimit || !machine->shared.reserve() ||
+  if (machine == nullptr || block.count() > kMaxThreads || block.count() == 0 ||
+      grid.count() == 0 || shared_bytes > SharedMemory::kLimit || !machine->shared.reserve() ||
       !machine->stacks.reserve(unsigned(block.count()))) {
-    std::snprintf(error_text, sizeof error_text,
-                  "emulated kernel %s: cannot launch a grid of (%u,%u,%u) blocks of (%u,%u,%u) threads "
-                  "with %zu bytes of shared memory",
-                  kernel, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes);
+    std::snprintf(
+        error_text, sizeof error_text,
+        "emulated kernel %s: cannot launch a grid of (%u,%u,%u) blocks of (%u,%u,%u) threads "
+        "with %zu bytes of shared memory",
+        kernel, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes);
     return kLaunchFailed;
   }
   Machine& m = *machine;

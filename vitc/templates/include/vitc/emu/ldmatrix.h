@@ -1,6 +1,7 @@
-// ldmatrix: reads 8x8 matrices of 16-bit elements from shared memory. Lane 8m + i gives the address of
-// row i of matrix m; lane l receives, in register m, the elements (l/4, 2(l%4)) and (l/4, 2(l%4) + 1),
-// or of the transposed matrix. Layout: PTX ISA, "Warp-level matrix load instruction: ldmatrix".
+// ldmatrix: reads 8x8 matrices of 16-bit elements from shared memory. Lane 8m + i gives the address
+// of row i of matrix m; lane l receives, in register m, the elements (l/4, 2(l%4)) and (l/4, 2(l%4)
+// + 1), or of the transposed matrix. Layout: PTX ISA, "Warp-level matrix load instruction:
+// ldmatrix".
 #pragma once
 
 #include "vitc/emu/access.h"
@@ -13,13 +14,14 @@ struct LdmatrixOperands {
   const void* row;
 };
 
-// Rows of one matrix are read together; rows in the same 16-byte column of the 128-byte wide memory cost
-// an extra pass each.
+// Rows of one matrix are read together; rows in the same 16-byte column of the 128-byte wide memory
+// cost an extra pass each.
 inline void count_conflicts(void* const* operands, unsigned matrix) {
   unsigned passes = 1;
   for (unsigned i = 0; i < 8; ++i) {
     auto address = [&](unsigned row) {
-      return reinterpret_cast<uintptr_t>(static_cast<LdmatrixOperands*>(operands[matrix * 8 + row])->row);
+      return reinterpret_cast<uintptr_t>(
+          static_cast<LdmatrixOperands*>(operands[matrix * 8 + row])->row);
     };
     unsigned same = 1;
     for (unsigned j = 0; j < i; ++j) {
@@ -45,7 +47,8 @@ void ldmatrix(uint32_t* registers, const void* row, Site site) {
         for (unsigned matrix = 0; matrix < kMatrices; ++matrix) {
           uint16_t element[8][8];
           for (unsigned i = 0; i < 8; ++i) {
-            std::memcpy(element[i], static_cast<LdmatrixOperands*>(operands[matrix * 8 + i])->row, 16);
+            std::memcpy(element[i], static_cast<LdmatrixOperands*>(operands[matrix * 8 + i])->row,
+                        16);
           }
           for (unsigned lane = 0; lane < 32; ++lane) {
             unsigned i = lane / 4, j = lane % 4 * 2;

@@ -1,6 +1,6 @@
 // The emulated multiprocessor: the threads of the running block, and how a fault is reported.
-// Blocks run one after another, so one machine and one shared memory serve a whole library; launches
-// from several host threads take turns (launch.h).
+// Blocks run one after another, so one machine and one shared memory serve a whole library;
+// launches from several host threads take turns (launch.h).
 #pragma once
 
 #include <cstdarg>
@@ -46,7 +46,7 @@ struct Thread {
   State state = State::ready;
   const char* operation = "start";  // the collective or barrier it last reached
   Site site;
-  void* operands = nullptr;         // of the collective it waits at
+  void* operands = nullptr;  // of the collective it waits at
   unsigned barrier = 0, barrier_threads = 0;
   std::vector<PendingCopy> copies;
   unsigned copy_group = 0;
@@ -93,8 +93,8 @@ inline void record_failure(const Thread* thread, Site site, const char* format, 
   Machine& m = *machine;
   if (m.failed) return;
   m.failed = true;
-  int n = std::snprintf(m.message, sizeof m.message, "emulated kernel %s, block (%u,%u,%u)", m.kernel,
-                        m.block_index.x, m.block_index.y, m.block_index.z);
+  int n = std::snprintf(m.message, sizeof m.message, "emulated kernel %s, block (%u,%u,%u)",
+                        m.kernel, m.block_index.x, m.block_index.y, m.block_index.z);
   if (thread != nullptr) {
     n += std::snprintf(m.message + n, sizeof m.message - n, ", thread %u", thread->id);
   }
@@ -114,9 +114,10 @@ __attribute__((format(printf, 3, 4))) inline void fail_block(const Thread* threa
   va_end(arguments);
 }
 
-// Ends the launch from the running thread: its fibre, like all others, is never resumed. Device code has
-// no destructors that matter, so nothing is lost by that.
-[[noreturn]] __attribute__((format(printf, 2, 3))) inline void fail(Site site, const char* format, ...) {
+// Ends the launch from the running thread: its fibre, like all others, is never resumed. Device
+// code has no destructors that matter, so nothing is lost by that.
+[[noreturn]] __attribute__((format(printf, 2, 3))) inline void fail(Site site, const char* format,
+                                                                    ...) {
   Machine& m = *machine;
   va_list arguments;
   va_start(arguments, format);
@@ -128,8 +129,8 @@ __attribute__((format(printf, 3, 4))) inline void fail_block(const Thread* threa
   __builtin_unreachable();
 }
 
-// Stops the running thread until the scheduler has done what `state` waits for. The next ready lane of
-// the warp runs at once; after the last one control goes back to run_warp.
+// Stops the running thread until the scheduler has done what `state` waits for. The next ready lane
+// of the warp runs at once; after the last one control goes back to run_warp.
 inline void stop(State state, const char* operation, void* operands, Site site) {
   Machine& m = *machine;
   Thread* self = m.current;

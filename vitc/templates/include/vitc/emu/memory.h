@@ -1,9 +1,9 @@
 // Device memory of the emulated device, and what an address means.
 //
-// An allocation ends at a page that cannot be touched (up to the 16 bytes its begin is aligned to), and
-// another such page lies before it, so a kernel that runs out of a buffer faults instead of reading its
-// neighbour. Buffers that the host allocated itself can be registered under a name; they are then named
-// in the message, but only a guarded allocation makes the access fault.
+// An allocation ends at a page that cannot be touched (up to the 16 bytes its begin is aligned to),
+// and another such page lies before it, so a kernel that runs out of a buffer faults instead of
+// reading its neighbour. Buffers that the host allocated itself can be registered under a name;
+// they are then named in the message, but only a guarded allocation makes the access fault.
 #pragma once
 
 #include <sys/mman.h>
@@ -51,7 +51,8 @@ class DeviceMemory {
     add(static_cast<char*>(address), bytes, name, nullptr, 0);
   }
 
-  // Writes where `address` lies relative to the nearest known buffer, or nothing if none is within a page.
+  // Writes where `address` lies relative to the nearest known buffer, or nothing if none is within
+  // a page.
   void describe(const void* address, char* text, size_t size) const {
     auto* p = static_cast<const char*>(address);
     text[0] = 0;
@@ -59,7 +60,8 @@ class DeviceMemory {
       const char* name = b.name[0] != 0 ? b.name : "a buffer";
       long after = p - (b.begin + b.bytes), before = b.begin - p;
       if (after >= 0 && after < long(kPage)) {
-        std::snprintf(text, size, ", %ld bytes past the end of %s (%zu bytes)", after, name, b.bytes);
+        std::snprintf(text, size, ", %ld bytes past the end of %s (%zu bytes)", after, name,
+                      b.bytes);
       } else if (before > 0 && before <= long(2 * kPage)) {
         std::snprintf(text, size, ", %ld bytes before %s (%zu bytes)", before, name, b.bytes);
       } else if (after < 0 && before <= 0) {

@@ -81,4 +81,9 @@ inline uint32_t round_tf32(float value) {
 // What a tf32 operand is to the tensor core: it ignores the 13 low bits of a register.
 inline float tf32_operand(uint32_t bits) { return bit_cast<float>(bits & ~0x1fffu); }
 
+inline float round_toward_zero(double value) {
+  float nearest = float(value);
+  return std::fabs(double(nearest)) > std::fabs(value) ? std::nextafterf(nearest, 0.f) : nearest;
+}
+
 }  // namespace vitc::emu

@@ -27,19 +27,24 @@ inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Site site = Sit
   emu::ldmatrix<4, true>(r, row, site);
 }
 
-inline void mma_f16_k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+inline void mma_f16_k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                        Site site = Site::here()) {
   emu::mma<emu::MmaF16, 16>(d, a, b, site);
 }
-inline void mma_bf16_k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+inline void mma_bf16_k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                         Site site = Site::here()) {
   emu::mma<emu::MmaBf16, 16>(d, a, b, site);
 }
-inline void mma_f16_k8(float (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1], Site site = Site::here()) {
+inline void mma_f16_k8(float (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1],
+                       Site site = Site::here()) {
   emu::mma<emu::MmaF16, 8>(d, a, b, site);
 }
-inline void mma_tf32_k8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+inline void mma_tf32_k8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                        Site site = Site::here()) {
   emu::mma<emu::MmaTf32, 8>(d, a, b, site);
 }
-inline void mma_tf32_k4(float (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1], Site site = Site::here()) {
+inline void mma_tf32_k4(float (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1],
+                        Site site = Site::here()) {
   emu::mma<emu::MmaTf32, 4>(d, a, b, site);
 }
 inline uint32_t round_tf32(float value) { return emu::round_tf32(value); }
@@ -58,5 +63,7 @@ template <int kPending>
 void async_copy_wait() {
   emu::async_copy_wait(kPending);
 }
+
+inline void wait_for_previous_kernel() {}  // launches do not overlap here
 
 }  // namespace vitc::gpu

@@ -1,6 +1,7 @@
-// In which order blocks, warps and lanes run. A kernel without data races gives the same result in every
-// order. Between two barriers warps run one after another, so of two conflicting accesses one comes first
-// in the forward order and last in the reverse order: running both orders shows every race of values.
+// In which order blocks, warps and lanes run. A kernel without data races gives the same result in
+// every order. Between two barriers warps run one after another, so of two conflicting accesses one
+// comes first in the forward order and last in the reverse order: running both orders shows every
+// race of values.
 #pragma once
 
 #include <cstdint>

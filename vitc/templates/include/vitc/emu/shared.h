@@ -1,6 +1,7 @@
-// The shared memory of the running block. It starts as NaN (all bits one) in every block; the pages on
-// both sides cannot be touched, so an access past its end, or far before its begin, is a fault that
-// fault.h turns into an error. The slack between the lower page and the begin is checked for writes.
+// The shared memory of the running block. It starts as NaN (all bits one) in every block; the pages
+// on both sides cannot be touched, so an access past its end, or far before its begin, is a fault
+// that fault.h turns into an error. The slack between the lower page and the begin is checked for
+// writes.
 #pragma once
 
 #include <sys/mman.h>
@@ -13,7 +14,7 @@ namespace vitc::emu {
 
 class SharedMemory {
  public:
-  static constexpr size_t kLimit = 256 << 10;    // no device has more
+  static constexpr size_t kLimit = 256 << 10;  // no device has more
   static constexpr size_t kPage = 4096;
   static constexpr size_t kAlignment = 1024;     // what a 128-byte-swizzled TMA tile asks for
   static constexpr unsigned kMaxVariables = 64;  // __shared__ variables of one kernel
@@ -55,7 +56,8 @@ class SharedMemory {
     return false;
   }
 
-  // Bytes from the end of the dynamic memory to `address` if it is near it (a guard page hit), else -1.
+  // Bytes from the end of the dynamic memory to `address` if it is near it (a guard page hit), else
+  // -1.
   long past_end(const void* address) const {
     long distance = static_cast<const char*>(address) - (dynamic_.begin() + dynamic_.bytes());
     return distance >= 0 && distance < long(kPage) ? distance : -1;
@@ -66,8 +68,8 @@ class SharedMemory {
   bool slack_written() const { return dynamic_.slack_written(); }
 
  private:
-  // Pages with an unreadable page at each end; its contents end exactly at the upper one when the size
-  // is a multiple of kAlignment, else up to the next multiple of 16 bytes before it.
+  // Pages with an unreadable page at each end; its contents end exactly at the upper one when the
+  // size is a multiple of kAlignment, else up to the next multiple of 16 bytes before it.
   class Pages {
    public:
     bool reserve() {

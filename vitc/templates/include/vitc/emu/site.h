@@ -1,4 +1,5 @@
-// Where in the kernel's text something happened. Used as a defaulted last argument, it names the caller.
+// Where in the kernel's text something happened. Used as a defaulted last argument, it names the
+// caller.
 #pragma once
 
 namespace vitc::emu {

@@ -1,8 +1,8 @@
-// Warp collectives. Each lane publishes a pointer to its operands and stops; when the whole warp stands
-// at the same collective, the scheduler executes it once, seeing every lane's operands.
+// Warp collectives. Each lane publishes a pointer to its operands and stops; when the whole warp
+// stands at the same collective, the scheduler executes it once, seeing every lane's operands.
 //
-// Every lane of a full warp must arrive, from the same place in the source: a divergent collective is an
-// error here although hardware allows some of it with a smaller mask. New collectives (mma.h,
+// Every lane of a full warp must arrive, from the same place in the source: a divergent collective
+// is an error here although hardware allows some of it with a smaller mask. New collectives (mma.h,
 // ldmatrix.h, MFMA, wgmma with its four warps) need only a function over operands[].
 #pragma once
 
@@ -42,8 +42,8 @@ T shuffle_from(const char* name, T value, unsigned source, Site site) {
   return self.result;
 }
 
-// The four shuffles of CUDA and HIP. `width`: a power of two; lanes form groups of that size. A source
-// outside the group gives the lane its own value.
+// The four shuffles of CUDA and HIP. `width`: a power of two; lanes form groups of that size. A
+// source outside the group gives the lane its own value.
 template <class T>
 T shuffle(T value, unsigned source, unsigned width = kWarp, Site site = Site::here()) {
   unsigned lane = machine->current->lane;
@@ -52,18 +52,21 @@ T shuffle(T value, unsigned source, unsigned width = kWarp, Site site = Site::he
 template <class T>
 T shuffle_xor(T value, unsigned mask, unsigned width = kWarp, Site site = Site::here()) {
   unsigned lane = machine->current->lane, source = lane ^ mask;
-  bool inside = (source & ~(width - 1)) <= (lane & ~(width - 1));  // as shfl.bfly: an earlier group counts
+  bool inside =
+      (source & ~(width - 1)) <= (lane & ~(width - 1));  // as shfl.bfly: an earlier group counts
   return shuffle_from("shuffle_xor", value, inside ? source : lane, site);
 }
 template <class T>
 T shuffle_down(T value, unsigned delta, unsigned width = kWarp, Site site = Site::here()) {
   unsigned lane = machine->current->lane;
-  return shuffle_from("shuffle_down", value, (lane & (width - 1)) + delta < width ? lane + delta : lane, site);
+  return shuffle_from("shuffle_down", value,
+                      (lane & (width - 1)) + delta < width ? lane + delta : lane, site);
 }
 template <class T>
 T shuffle_up(T value, unsigned delta, unsigned width = kWarp, Site site = Site::here()) {
   unsigned lane = machine->current->lane;
-  return shuffle_from("shuffle_up", value, (lane & (width - 1)) >= delta ? lane - delta : lane, site);
+  return shuffle_from("shuffle_up", value, (lane & (width - 1)) >= delta ? lane - delta : lane,
+                      site);
 }
 
 // Bit i of the result: lane i's predicate.
@@ -79,7 +82,8 @@ inline uint64_t ballot(bool predicate, Site site = Site::here()) {
         for (unsigned lane = 0; lane < kWarp; ++lane) {
           bits |= uint64_t(static_cast<Operands*>(operands[lane])->predicate) << lane;
         }
-        for (unsigned lane = 0; lane < kWarp; ++lane) static_cast<Operands*>(operands[lane])->result = bits;
+        for (unsigned lane = 0; lane < kWarp; ++lane)
+          static_cast<Operands*>(operands[lane])->result = bits;
       },
       &self, site);
   return self.result;

@@ -1,9 +1,10 @@
 // out = softmax(scale Q K^T + bias) V per (batch, head), straight from and to strided matrices.
 //
-// A warp owns 16 query rows, a block kWarps of them; keys come in blocks of kBlockKeys, the next one being
-// copied while one is used. When one block holds all keys, the softmax sees a whole row at once (short
-// sequences); otherwise it is the online form, which rescales the running sum and output (M. Milakov and
-// N. Gimelshein, 2018; Dao et al., 2022). Rows and keys past the end are masked.
+// A warp owns 16 query rows, a block kWarps of them; keys come in blocks of kBlockKeys, the next
+// one being copied while one is used. When one block holds all keys, the softmax sees a whole row
+// at once (short sequences); otherwise it is the online form, which rescales the running sum and
+// output (M. Milakov and N. Gimelshein, 2018; Dao et al., 2022). Rows and keys past the end are
+// masked.
 #pragma once
 
 #include "vitc/gpu/attention_math.h"
@@ -12,8 +13,9 @@
 
 namespace vitc::gpu {
 
-// ---- functors that generated text may replace -------------------------------------------------------------
-// Rows of a head in a strided matrix: `offset` counts elements, which must be a multiple of 16 bytes.
+// ---- functors that generated text may replace
+// ------------------------------------------------------------- Rows of a head in a strided matrix:
+// `offset` counts elements, which must be a multiple of 16 bytes.
 template <class T_, int kBatchStride, int kRowStride, int kHeadStride>
 struct StridedHeads {
   using T = T_;
@@ -29,10 +31,10 @@ struct NoBias {
   VITC_DEVICE void operator()(float (&)[2], int, int, int, int) const {}
 };
 
-// Adds table[batch % kClasses][head][query][key], a matrix of kRows x kColumns per class and head whose
-// rows are kStride apart. Called for even `key` below the number of keys rounded up to 16: where kStride
-// covers that, pairs are read at once and what stands in the padding does not matter, except that it must
-// be no NaN.
+// Adds table[batch % kClasses][head][query][key], a matrix of kRows x kColumns per class and head
+// whose rows are kStride apart. Called for even `key` below the number of keys rounded up to 16:
+// where kStride covers that, pairs are read at once and what stands in the padding does not matter,
+// except that it must be no NaN.
 template <class T, int kClasses, int kHeads, int kRows, int kColumns, int kStride>
 struct TableBias {
   static constexpr bool kPresent = true;
@@ -63,13 +65,15 @@ struct HeadsOutput {
   }
 };
 
-// ---- configuration ----------------------------------------------------------------------------------------
-template <class Policy_, int kQueries_, int kKeys_, int kHeadDim_, int kValueDim_, int kBlockKeys_, int kWarps_,
-          bool kAsyncCopies_ = true>
+// ---- configuration
+// ----------------------------------------------------------------------------------------
+template <class Policy_, int kQueries_, int kKeys_, int kHeadDim_, int kValueDim_, int kBlockKeys_,
+          int kWarps_, bool kAsyncCopies_ = true>
 struct AttentionTile {
   using Policy = Policy_;
   using Storage = typename Policy::Storage;
-  static constexpr int kQueries = kQueries_, kKeys = kKeys_, kHeadDim = kHeadDim_, kValueDim = kValueDim_;
+  static constexpr int kQueries = kQueries_, kKeys = kKeys_, kHeadDim = kHeadDim_,
+                       kValueDim = kValueDim_;
   static constexpr int kBlockKeys = kBlockKeys_, kWarps = kWarps_, kThreads = kWarps * kWarp;
   static constexpr bool kAsyncCopies = kAsyncCopies_;
   static constexpr int kRows = 16 * kWarps;  // queries of a block
@@ -77,32 +81,38 @@ struct AttentionTile {
   static_assert(kBlockKeys % 16 == 0 && kHeadDim % kElements == 0 && kValueDim % kElements == 0);
 
   // Rows in shared memory are padded with zeros to whole mma steps.
-  static constexpr int kPaddedHead = (kHeadDim + 2 * kElements - 1) / (2 * kElements) * (2 * kElements);
+  static constexpr int kPaddedHead =
+      (kHeadDim + 2 * kElements - 1) / (2 * kElements) * (2 * kElements);
   static constexpr int kPaddedValue = (kValueDim + 15) / 16 * 16;
-  using LayoutK = SharedTile<kPaddedHead * int(sizeof(Storage))>;
-  using LayoutV = SharedTile<kPaddedValue * int(sizeof(Storage))>;
+  using LayoutK = SharedTile<kPaddedHead* int(sizeof(Storage))>;
+  using LayoutV = SharedTile<kPaddedValue* int(sizeof(Storage))>;
 
   static constexpr int kBlocks = (kKeys + kBlockKeys - 1) / kBlockKeys;
-  static constexpr int kTail = ((kKeys - (kBlocks - 1) * kBlockKeys) + 15) / 16 * 16;  // keys of the last
+  static constexpr int kTail =
+      ((kKeys - (kBlocks - 1) * kBlockKeys) + 15) / 16 * 16;  // keys of the last
   static constexpr int kBytesQ = kRows * LayoutK::kRowBytes;
   static constexpr int kStageKeys = kBlocks == 1 ? kTail : kBlockKeys;
-  static constexpr int kBytesK = kStageKeys * LayoutK::kRowBytes, kBytesV = kStageKeys * LayoutV::kRowBytes;
+  static constexpr int kBytesK = kStageKeys * LayoutK::kRowBytes,
+                       kBytesV = kStageKeys * LayoutV::kRowBytes;
   static constexpr int kStages = kBlocks == 1 ? 1 : 2;
   static constexpr int kSharedBytes = kBytesQ + kStages * (kBytesK + kBytesV);
   static constexpr int kQueryTiles = (kQueries + kRows - 1) / kRows;
 };
 
-// ---- copies -----------------------------------------------------------------------------------------------
-// Rows [first, first + kRows) of a head, kWidth elements each, to a tile. Rows from `limit` on and the
-// padding of rows are zeros.
+// ---- copies
+// -----------------------------------------------------------------------------------------------
+// Rows [first, first + kRows) of a head, kWidth elements each, to a tile. Rows from `limit` on and
+// the padding of rows are zeros.
 template <class Tile, class Layout, int kRows, int kWidth, class Heads>
-VITC_DEVICE void copy_rows(char* tile, const Heads& from, int batch, int head, int first, int limit) {
+VITC_DEVICE void copy_rows(char* tile, const Heads& from, int batch, int head, int first,
+                           int limit) {
   constexpr int kTotal = kRows * Layout::kChunks, kElements = Tile::kElements;
   using S = typename Tile::Storage;
   for (int i = thread(); i < kTotal; i += Tile::kThreads) {
     const int row = i / Layout::kChunks, chunk = i % Layout::kChunks;
     const bool inside = first + row < limit && chunk * kElements < kWidth;
-    const S* address = inside ? from.data + from.offset(batch, head, first + row) + chunk * kElements : from.data;
+    const S* address =
+        inside ? from.data + from.offset(batch, head, first + row) + chunk * kElements : from.data;
     S* target = reinterpret_cast<S*>(tile + Layout::offset(row, chunk));
     if constexpr (Tile::kAsyncCopies) {
       async_copy_16(target, address, inside);
@@ -117,7 +127,8 @@ VITC_DEVICE void copy_rows(char* tile, const Heads& from, int batch, int head, i
   if constexpr (Tile::kAsyncCopies) async_copy_commit();
 }
 
-// ---- one warp's rows --------------------------------------------------------------------------------------
+// ---- one warp's rows
+// --------------------------------------------------------------------------------------
 template <class Tile>
 struct AttentionRows {
   static constexpr int kOut = Tile::kPaddedValue / 8;
@@ -167,22 +178,26 @@ struct AttentionRows {
   }
 };
 
-// ---- the kernel -------------------------------------------------------------------------------------------
+// ---- the kernel
+// -------------------------------------------------------------------------------------------
 template <class Tile, class Query, class Key, class Value, class Bias, class Output>
 VITC_KERNEL(Tile::kThreads, 1)
-attention_kernel(int heads, Query query, Key key, Value value, Bias bias, Output output, float scale_log2) {
+attention_kernel(int heads, Query query, Key key, Value value, Bias bias, Output output,
+                 float scale_log2) {
   using Policy = typename Tile::Policy;
   using LayoutK = typename Tile::LayoutK;
   using LayoutV = typename Tile::LayoutV;
   constexpr float kLog2E = 1.44269504088896341f;
   const int head = block() / Tile::kQueryTiles % heads, batch = block() / Tile::kQueryTiles / heads;
   const int first_query = block() % Tile::kQueryTiles * Tile::kRows;
-  const int first_row = warp() * 16;                               // of this warp in the block
+  const int first_row = warp() * 16;                             // of this warp in the block
   const bool active = first_query + first_row < Tile::kQueries;  // else it only copies
 
   char* q = dynamic_shared<char>();
   char* stages = q + Tile::kBytesQ;
-  const auto stage_k = [&](int b) { return stages + b % Tile::kStages * (Tile::kBytesK + Tile::kBytesV); };
+  const auto stage_k = [&](int b) {
+    return stages + b % Tile::kStages * (Tile::kBytesK + Tile::kBytesV);
+  };
   const auto stage_v = [&](int b) { return stage_k(b) + Tile::kBytesK; };
   const auto copy_block = [&](int b) {
     copy_rows<Tile, LayoutK, Tile::kStageKeys, Tile::kHeadDim>(stage_k(b), key, batch, head,
@@ -191,17 +206,18 @@ attention_kernel(int heads, Query query, Key key, Value value, Bias bias, Output
                                                                 b * Tile::kBlockKeys, Tile::kKeys);
   };
 
+  wait_for_previous_kernel();
   AttentionRows<Tile> rows;
   rows.clear();
 
-  // One block of keys, of which kTiles tiles of 8 are used. Copies in flight on entry: Q (the first time),
-  // then K and V of block b.
+  // One block of keys, of which kTiles tiles of 8 are used. Copies in flight on entry: Q (the first
+  // time), then K and V of block b.
   const auto use_block = [&](int b, auto tiles, auto last) {
     constexpr int kTiles = decltype(tiles)::value;
     constexpr bool kLast = decltype(last)::value;
     float scores[kTiles][4];
     if constexpr (Tile::kAsyncCopies) async_copy_wait<1>();  // K of block b
-    sync_block();                                            // and everyone is done with block b - 1
+    sync_block();  // and everyone is done with block b - 1
     if constexpr (!kLast) copy_block(b + 1);
     if (active) {
       query_times_key<Policy, LayoutK>(scores, q, first_row, stage_k(b));
@@ -212,7 +228,8 @@ attention_kernel(int heads, Query query, Key key, Value value, Bias bias, Output
         for (int half = 0; half < 2; ++half) {
           float two[2] = {0, 0};
           if constexpr (Bias::kPresent) {
-            const int row = minimum(first_query + first_row + half * 8 + lane() / 4, Tile::kQueries - 1);
+            const int row =
+                minimum(first_query + first_row + half * 8 + lane() / 4, Tile::kQueries - 1);
             bias(two, batch, head, row, first_key);
           }
           VITC_UNROLL
@@ -232,7 +249,8 @@ attention_kernel(int heads, Query query, Key key, Value value, Bias bias, Output
     if (active) weights_times_value<Policy, LayoutV>(rows.out, scores, stage_v(b));
   };
 
-  copy_rows<Tile, LayoutK, Tile::kRows, Tile::kHeadDim>(q, query, batch, head, first_query, Tile::kQueries);
+  copy_rows<Tile, LayoutK, Tile::kRows, Tile::kHeadDim>(q, query, batch, head, first_query,
+                                                        Tile::kQueries);
   copy_block(0);
   VITC_NO_UNROLL
   for (int b = 0; b < Tile::kBlocks - 1; ++b) use_block(b, Int<Tile::kBlockKeys / 8>{}, Int<0>{});
@@ -254,12 +272,13 @@ attention_kernel(int heads, Query query, Key key, Value value, Bias bias, Output
 
 // Launches the kernel for batch >= 1; `scale` multiplies Q K^T.
 template <class Tile, class Query, class Key, class Value, class Bias, class Output>
-int attention(const char* name, Stream stream, int batch, int heads, const Query& query, const Key& key,
-              const Value& value, const Bias& bias, const Output& output, float scale) {
+int attention(const char* name, Stream stream, int batch, int heads, const Query& query,
+              const Key& key, const Value& value, const Bias& bias, const Output& output,
+              float scale) {
   const unsigned blocks = unsigned(batch) * unsigned(heads) * unsigned(Tile::kQueryTiles);
   return launch({name, Dim3(blocks), Tile::kThreads, size_t(Tile::kSharedBytes), stream},
-                attention_kernel<Tile, Query, Key, Value, Bias, Output>, heads, query, key, value, bias, output,
-                scale * 1.44269504088896341f);
+                attention_kernel<Tile, Query, Key, Value, Bias, Output>, heads, query, key, value,
+                bias, output, scale * 1.44269504088896341f);
 }
 
 }  // namespace vitc::gpu

@@ -1,6 +1,7 @@
-// The two products of attention for one warp of 16 query rows, in every arithmetic policy. Lane l = 4g + t
-// holds rows g and g + 8; of the scores, columns (keys) 2t and 2t + 1 of each 8-key tile; of the output,
-// the same columns of each 8-wide tile of the value dimension. Scores never leave the registers.
+// The two products of attention for one warp of 16 query rows, in every arithmetic policy. Lane l =
+// 4g + t holds rows g and g + 8; of the scores, columns (keys) 2t and 2t + 1 of each 8-key tile; of
+// the output, the same columns of each 8-wide tile of the value dimension. Scores never leave the
+// registers.
 #pragma once
 
 #include "vitc/gpu/mma.h"
@@ -8,10 +9,12 @@
 
 namespace vitc::gpu {
 
-// ---- scores = Q K^T ---------------------------------------------------------------------------------------
-// q: tile of query rows, this warp's at first_row; k: tile of key rows, tiles of 8 keys from its begin.
+// ---- scores = Q K^T
+// --------------------------------------------------------------------------------------- q: tile
+// of query rows, this warp's at first_row; k: tile of key rows, tiles of 8 keys from its begin.
 template <class Policy, class Layout, int kTiles>
-VITC_DEVICE void query_times_key(float (&scores)[kTiles][4], const char* q, int first_row, const char* k) {
+VITC_DEVICE void query_times_key(float (&scores)[kTiles][4], const char* q, int first_row,
+                                 const char* k) {
   const int l = lane();
   VITC_UNROLL
   for (int j = 0; j < kTiles; ++j) {
@@ -47,7 +50,8 @@ VITC_DEVICE void query_times_key(float (&scores)[kTiles][4], const char* q, int 
         VITC_UNROLL
         for (int e = 0; e < 2; ++e) {
           float vk[4];
-          load<4>(vk, reinterpret_cast<const float*>(k + Layout::offset(j * 8 + l % 4 * 2 + e, chunk)));
+          load<4>(vk,
+                  reinterpret_cast<const float*>(k + Layout::offset(j * 8 + l % 4 * 2 + e, chunk)));
           VITC_UNROLL
           for (int half = 0; half < 2; ++half) {
             VITC_UNROLL
@@ -61,16 +65,19 @@ VITC_DEVICE void query_times_key(float (&scores)[kTiles][4], const char* q, int 
   }
 }
 
-// ---- out += P V -------------------------------------------------------------------------------------------
+// ---- out += P V
+// -------------------------------------------------------------------------------------------
 // 16-bit storage: an mma's result lies in the lanes just as its next A operand wants it.
 template <class Policy, class Layout, int kTiles, int kOut>
-VITC_DEVICE void weights_times_value_16(float (&out)[kOut][4], const float (&p)[kTiles][4], const char* v) {
+VITC_DEVICE void weights_times_value_16(float (&out)[kOut][4], const float (&p)[kTiles][4],
+                                        const char* v) {
   using T = typename Policy::Storage;
   const int l = lane();
   VITC_UNROLL
   for (int j = 0; j < kTiles; j += 2) {
     const uint32_t packed[4] = {pack<T>(p[j][0], p[j][1]), pack<T>(p[j][2], p[j][3]),
-                                pack<T>(p[j + 1][0], p[j + 1][1]), pack<T>(p[j + 1][2], p[j + 1][3])};
+                                pack<T>(p[j + 1][0], p[j + 1][1]),
+                                pack<T>(p[j + 1][2], p[j + 1][3])};
     const auto a = Policy::make_a(packed);
     VITC_UNROLL
     for (int n = 0; n < kOut; n += 2) {  // matrices: 16 keys of value tile n, then of tile n + 1
@@ -82,14 +89,16 @@ VITC_DEVICE void weights_times_value_16(float (&out)[kOut][4], const float (&p)[
   }
 }
 
-// Float storage on tensor cores: the A operand wants keys t and t + 4 where the scores' lane has 2t and
-// 2t + 1. The order of keys in a sum is free, so V's rows are taken in the scores' order.
+// Float storage on tensor cores: the A operand wants keys t and t + 4 where the scores' lane has 2t
+// and 2t + 1. The order of keys in a sum is free, so V's rows are taken in the scores' order.
 template <class Policy, class Layout, int kTiles, int kOut>
-VITC_DEVICE void weights_times_value_32(float (&out)[kOut][4], const float (&p)[kTiles][4], const char* v) {
+VITC_DEVICE void weights_times_value_32(float (&out)[kOut][4], const float (&p)[kTiles][4],
+                                        const char* v) {
   const int g = lane() / 4, t = lane() % 4;
   VITC_UNROLL
   for (int j = 0; j < kTiles; ++j) {
-    const uint32_t bits[4] = {bits_of(p[j][0]), bits_of(p[j][2]), bits_of(p[j][1]), bits_of(p[j][3])};
+    const uint32_t bits[4] = {bits_of(p[j][0]), bits_of(p[j][2]), bits_of(p[j][1]),
+                              bits_of(p[j][3])};
     const auto a = Policy::make_a(bits);
     VITC_UNROLL
     for (int n = 0; n < kOut; ++n) {
@@ -97,7 +106,8 @@ VITC_DEVICE void weights_times_value_32(float (&out)[kOut][4], const float (&p)[
       uint32_t b[2];
       VITC_UNROLL
       for (int e = 0; e < 2; ++e) {
-        b[e] = bits_of(*reinterpret_cast<const float*>(v + Layout::offset(key + e, column / 4) + column % 4 * 4));
+        b[e] = bits_of(*reinterpret_cast<const float*>(v + Layout::offset(key + e, column / 4) +
+                                                       column % 4 * 4));
       }
       Policy::multiply(out[n], a, Policy::make_b(b[0], b[1]));
     }
@@ -106,12 +116,14 @@ VITC_DEVICE void weights_times_value_32(float (&out)[kOut][4], const float (&p)[
 
 // Without tensor cores: the weights of a row lie in four lanes, which tell each other.
 template <class Layout, int kTiles, int kOut>
-VITC_DEVICE void weights_times_value_simt(float (&out)[kOut][4], const float (&p)[kTiles][4], const char* v) {
+VITC_DEVICE void weights_times_value_simt(float (&out)[kOut][4], const float (&p)[kTiles][4],
+                                          const char* v) {
   VITC_UNROLL
   for (int j = 0; j < kTiles; ++j) {
     VITC_UNROLL
     for (int key = 0; key < 8; ++key) {
-      const float upper = shuffle(p[j][key % 2], key / 2, 4), lower = shuffle(p[j][2 + key % 2], key / 2, 4);
+      const float upper = shuffle(p[j][key % 2], key / 2, 4),
+                  lower = shuffle(p[j][2 + key % 2], key / 2, 4);
       VITC_UNROLL
       for (int n = 0; n < kOut; ++n) {
         const int column = n * 8 + lane() % 4 * 2;
@@ -129,7 +141,8 @@ VITC_DEVICE void weights_times_value_simt(float (&out)[kOut][4], const float (&p
 }
 
 template <class Policy, class Layout, int kTiles, int kOut>
-VITC_DEVICE void weights_times_value(float (&out)[kOut][4], const float (&p)[kTiles][4], const char* v) {
+VITC_DEVICE void weights_times_value(float (&out)[kOut][4], const float (&p)[kTiles][4],
+                                     const char* v) {
   if constexpr (!Policy::kTensorCore) {
     weights_times_value_simt<Layout>(out, p, v);
   } else if constexpr (sizeof(typename Policy::Storage) == 2) {

@@ -1,12 +1,12 @@
-// Every difference between CUDA, HIP and the host emulation. Kernels use only what this header, ptx.h and
-// the C++ language give, so one text builds for all three.
+// Every difference between CUDA, HIP and the host emulation. Kernels use only what this header,
+// ptx.h and the C++ language give, so one text builds for all three.
 //
 //   VITC_EMULATE defined   g++ or clang++, threads are fibres (vitc/emu)
 //   hipcc                  AMD; a warp has 64 lanes
 //   nvcc                   NVIDIA; a warp has 32 lanes
 //
-// Collectives (sync_*, shuffle*, ballot) must be reached by every thread of the block or warp, from the
-// same line: clamp what a thread reads and mask what it writes instead of returning early.
+// Collectives (sync_*, shuffle*, ballot) must be reached by every thread of the block or warp, from
+// the same line: clamp what a thread reads and mask what it writes instead of returning early.
 #pragma once
 
 #include <cmath>
@@ -29,22 +29,24 @@
 #include <cuda_runtime.h>
 #endif
 
-// ---- how functions, kernels, loops and shared variables are written -----------------------------------
+// ---- how functions, kernels, loops and shared variables are written
+// -----------------------------------
 #if defined(VITC_EMULATE)
 #define VITC_DEVICE inline __attribute__((always_inline))
 #define VITC_HOST_DEVICE inline
 #define VITC_KERNEL(threads, blocks) void
 #define VITC_UNROLL
 #define VITC_NO_UNROLL
-#define VITC_UNROLL_BY(n)
+#define VITC_UNROLL_BY(n) static_assert((n) > 0);
 // A __shared__ array `name` of `count` elements.
-#define VITC_SHARED(T, name, count)   \
-  static const char name##_key = 0;   \
+#define VITC_SHARED(T, name, count) \
+  static const char name##_key = 0; \
   T(&name)[count] = ::vitc::emu::shared_variable<T[count]>(&name##_key, ::vitc::emu::Site::here())
 #else
 #define VITC_DEVICE __device__ __forceinline__
 #define VITC_HOST_DEVICE __host__ __device__ __forceinline__
-// Return type and bounds of a kernel: threads a block, blocks a multiprocessor that registers must allow.
+// Return type and bounds of a kernel: threads a block, blocks a multiprocessor that registers must
+// allow.
 #define VITC_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define VITC_UNROLL _Pragma("unroll")
 #define VITC_NO_UNROLL _Pragma("unroll 1")
@@ -55,7 +57,8 @@
 
 namespace vitc::gpu {
 
-// ---- threads, collectives, 16-bit types ----------------------------------------------------------------
+// ---- threads, collectives, 16-bit types
+// ----------------------------------------------------------------
 #if defined(VITC_EMULATE)
 
 using emu::ballot;
@@ -205,13 +208,15 @@ VITC_DEVICE uint64_t ballot(bool predicate) { return __ballot_sync(kAllLanes, pr
 #endif
 #endif
 
-// ---- one-dimensional blocks ----------------------------------------------------------------------------
+// ---- one-dimensional blocks
+// ----------------------------------------------------------------------------
 VITC_DEVICE int thread() { return int(thread_index().x); }
 VITC_DEVICE int lane() { return int(thread_index().x) % kWarp; }
 VITC_DEVICE int warp() { return int(thread_index().x) / kWarp; }
 VITC_DEVICE int block() { return int(block_index().x); }
 
-// ---- conversions ---------------------------------------------------------------------------------------
+// ---- conversions
+// ---------------------------------------------------------------------------------------
 VITC_DEVICE float to_float(float value) { return value; }
 VITC_DEVICE float to_float(int value) { return float(value); }
 VITC_DEVICE float to_float(uint8_t value) { return float(value); }
@@ -236,8 +241,9 @@ VITC_DEVICE T from_float(float value) {
   return FromFloat<T>::convert(value);
 }
 
-// ---- vectors -------------------------------------------------------------------------------------------
-// N elements that are read or written by one instruction where N * sizeof(T) is 2, 4, 8 or 16 bytes.
+// ---- vectors
+// ------------------------------------------------------------------------------------------- N
+// elements that are read or written by one instruction where N * sizeof(T) is 2, 4, 8 or 16 bytes.
 template <class T, int N>
 struct alignas(N * sizeof(T)) Vector {
   T v[N];

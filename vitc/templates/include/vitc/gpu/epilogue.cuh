@@ -1,5 +1,5 @@
-// What an epilogue functor is made of: steps over kVector neighbouring columns of one output row, in
-// float. A generated functor calls them in the order of the IR's epilogue and ends with write().
+// What an epilogue functor is made of: steps over kVector neighbouring columns of one output row,
+// in float. A generated functor calls them in the order of the IR's epilogue and ends with write().
 //
 //   struct Epilogue {
 //     static constexpr bool kRowScale, kSumSquares;
@@ -8,9 +8,9 @@
 //     void sum_squares(int row, int slice, float sum) const;   // if kSumSquares
 //   };
 //
-// V is the vector width, or 1 where N is no multiple of it; columns [column, column + V) are inside.
-// sum_squares receives, per column slice (a warp's part of the tile, Tile::kSlice columns), the sum over
-// what v holds after the call. Deriving from NoRowTerms leaves both out.
+// V is the vector width, or 1 where N is no multiple of it; columns [column, column + V) are
+// inside. sum_squares receives, per column slice (a warp's part of the tile, Tile::kSlice columns),
+// the sum over what v holds after the call. Deriving from NoRowTerms leaves both out.
 #pragma once
 
 #include "vitc/gpu/device.h"
@@ -23,15 +23,18 @@ struct NoRowTerms {
   VITC_DEVICE void sum_squares(int, int, float) const {}
 };
 
-// ---- activations: float -> float -------------------------------------------------------------------------
+// ---- activations: float -> float
+// -------------------------------------------------------------------------
 struct Relu {
   static VITC_DEVICE float apply(float x) { return maximum(x, 0.f); }
 };
 struct GeluErf {  // x Phi(x)
-  static VITC_DEVICE float apply(float x) { return 0.5f * x * (1.f + erff(x * 0.70710678118654752f)); }
+  static VITC_DEVICE float apply(float x) {
+    return 0.5f * x * (1.f + erff(x * 0.70710678118654752f));
+  }
 };
-// The same for 16-bit results: gelu(x) = max(x, 0) - |x| Phi(-|x|), log2(Phi(-a)) by a polynomial of
-// degree 5 fitted for relative error (0.17 ulp of half, tail included): a third of erff's cost.
+// The same for 16-bit results: gelu(x) = max(x, 0) - |x| Phi(-|x|), log2(Phi(-a)) by a polynomial
+// of degree 5 fitted for relative error (0.17 ulp of half, tail included): a third of erff's cost.
 struct GeluErfHalf {
   static VITC_DEVICE float apply(float x) {
     float a = fabsf(x);
@@ -40,7 +43,7 @@ struct GeluErfHalf {
     p = fmaf(p, a, -0.464121019f);
     p = fmaf(p, a, -1.14917578f);
     p = fmaf(p, a, -1.0001208f);
-    return fmaf(-a, fast_exp2(p), maximum(x, 0.f));
+    return fmaf(-a, fast_exp2(p), fmaxf(x, 0.f));
   }
 };
 struct GeluTanh {
@@ -54,7 +57,9 @@ struct GeluTanhHalf {  // by the hardware's tanh, 2^-11
   }
 };
 struct Sigmoid {
-  static VITC_DEVICE float apply(float x) { return fast_divide(1.f, 1.f + fast_exp2(-1.44269504088896341f * x)); }
+  static VITC_DEVICE float apply(float x) {
+    return fast_divide(1.f, 1.f + fast_exp2(-1.44269504088896341f * x));
+  }
 };
 struct GeluQuick {  // x sigmoid(1.702 x)
   static VITC_DEVICE float apply(float x) { return x * Sigmoid::apply(1.702f * x); }
@@ -68,7 +73,8 @@ struct HardSwish {  // x clip(x + 3, 0, 6) / 6
   }
 };
 
-// ---- steps -----------------------------------------------------------------------------------------------
+// ---- steps
+// -----------------------------------------------------------------------------------------------
 template <class Function, int V>
 VITC_DEVICE void apply(float (&v)[V]) {
   VITC_UNROLL
@@ -120,13 +126,43 @@ VITC_DEVICE void multiply(float (&v)[V], const T* factors) {
   for (int i = 0; i < V; ++i) v[i] *= other[i];
 }
 
+// Rounds two neighbours; for 16-bit types of CUDA one instruction, which the compiler does not make of two.
+template <class T>
+VITC_DEVICE Vector<T, 2> round_pair(float first, float second) {
+  return {{from_float<T>(first), from_float<T>(second)}};
+}
+#if defined(__CUDACC__) && !defined(__HIP__)
+template <>
+VITC_DEVICE Vector<half, 2> round_pair<half>(float first, float second) {
+  const half2 pair = __floats2half2_rn(first, second);
+  return {{__low2half(pair), __high2half(pair)}};
+}
+template <>
+VITC_DEVICE Vector<bfloat16, 2> round_pair<bfloat16>(float first, float second) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  return {{__low2bfloat16(pair), __high2bfloat16(pair)}};
+}
+#endif
+
 // Stores v, and leaves in v what was stored, so that a sum of squares speaks of the values that the next
 // kernel reads.
 template <int V, class T>
 VITC_DEVICE void write(T* to, float (&v)[V]) {
+  T rounded[V];
+  if constexpr (V % 2 == 0) {
+    VITC_UNROLL
+    for (int i = 0; i < V; i += 2) {
+      const Vector<T, 2> pair = round_pair<T>(v[i], v[i + 1]);
+      rounded[i] = pair.v[0];
+      rounded[i + 1] = pair.v[1];
+    }
+  } else {
+    VITC_UNROLL
+    for (int i = 0; i < V; ++i) rounded[i] = from_float<T>(v[i]);
+  }
+  store<V>(to, rounded);
   VITC_UNROLL
-  for (int i = 0; i < V; ++i) v[i] = to_float(from_float<T>(v[i]));
-  store_floats<V>(to, v);
+  for (int i = 0; i < V; ++i) v[i] = to_float(rounded[i]);
 }
 
 template <int V, class T>
@@ -138,7 +174,8 @@ VITC_DEVICE void write_unaligned(T* to, float (&v)[V]) {
   }
 }
 
-// 1 / sqrt(mean of squares + eps) of a row from the partial sums that its writer left: kSlices of them.
+// 1 / sqrt(mean of squares + eps) of a row from the partial sums that its writer left: kSlices of
+// them.
 template <int kSlices>
 VITC_DEVICE float rstd(const float* partial_sums, float one_over_n, float eps) {
   float sum = 0;

@@ -1,8 +1,9 @@
 // Y[M, N] = epilogue(A[M, K] * W[N, K]^T) for every NVIDIA card from sm_75 on.
 //
-// A block computes a kBM x kBN tile in steps of kBK: copies run kStages - 1 steps ahead of the arithmetic
-// in a ring of shared-memory stages; one barrier per step both publishes the stage that has landed and
-// frees the one that was read last. N and K are compile-time, M is the batch's. M, N and K may be ragged.
+// A block computes a kBM x kBN tile in steps of kBK: copies run kStages - 1 steps ahead of the
+// arithmetic in a ring of shared-memory stages; one barrier per step both publishes the stage that
+// has landed and frees the one that was read last. N and K are compile-time, M is the batch's. M, N
+// and K may be ragged.
 #pragma once
 
 #include "vitc/gpu/epilogue.cuh"
@@ -12,7 +13,8 @@
 
 namespace vitc::gpu {
 
-// A configuration. kAsyncCopies = false with kStages = 2 is sm_75's form (with Mma<half, 8> or Simt).
+// A configuration. kAsyncCopies = false with kStages = 2 is sm_75's form (with Mma<half, 8> or
+// Simt).
 template <class Policy_, int kBM_, int kBN_, int kBK_, int kWarpsM_, int kWarpsN_, int kStages_,
           bool kAsyncCopies_ = true>
 struct GemmTile {
@@ -24,14 +26,20 @@ struct GemmTile {
   static constexpr int kThreads = kWarpsM * kWarpsN * kWarp;
   static constexpr int kWarpRows = kBM / kWarpsM, kSlice = kBN / kWarpsN;
   using Warp = WarpTile<Policy, kWarpRows, kSlice>;
-  using LayoutA = SharedTile<kBK * int(sizeof(Storage))>;
-  using LayoutB = SharedTile<kBK * int(sizeof(Storage)), Warp::kVector>;
+  using LayoutA = SharedTile<kBK* int(sizeof(Storage))>;
+  using LayoutB = SharedTile<kBK* int(sizeof(Storage)), Warp::kVector>;
   static constexpr int kBytesA = kBM * LayoutA::kRowBytes, kBytesB = kBN * LayoutB::kRowBytes;
   static constexpr int kStageBytes = kBytesA + kBytesB;
   static constexpr int kSharedBytes = kStages * kStageBytes + kBM * int(sizeof(float));
   static_assert(kStages >= 2 && kBM % kWarpsM == 0 && kBN % kWarpsN == 0);
-  // With 16-bit accumulator budgets in mind: two blocks a multiprocessor when 128 registers suffice.
-  static constexpr int kBlocks = kThreads <= 256 && Warp::kTilesM * Warp::kTilesN <= 16 ? 2 : 1;
+  // Where in the tile the calling warp's part begins.
+  static VITC_DEVICE int warp_row() { return warp() / kWarpsN * kWarpRows; }
+  static VITC_DEVICE int warp_column() { return warp() % kWarpsN * kSlice; }
+
+  // Blocks a multiprocessor must have registers for: two where their shared memory fits in 160 KiB
+  // and 128 registers hold the sums (64), the fragments and the addresses.
+  static constexpr int kBlocks =
+      kThreads == 256 && Warp::kTilesM * Warp::kTilesN <= 16 && kSharedBytes <= (80 << 10) ? 2 : 1;
 };
 
 // Passes a warp's part of the tile through the epilogue.
@@ -77,70 +85,87 @@ VITC_DEVICE void store_tile(const Warp& out, int m, int first_m, int warp_m, int
   }
 }
 
-template <class Tile, int kN, int kK, class Source, class Epilogue>
-VITC_KERNEL(Tile::kThreads, Tile::kBlocks)
-gemm_kernel(int m, Source a, const typename Tile::Storage* w, Epilogue epilogue) {
+// The sums of one tile over steps [first_step, first_step + steps) of k. `before_loop` runs once
+// copies are under way; what it writes to shared memory is published by the first barrier.
+template <class Tile, int kN, int kK, class Source, class BeforeLoop>
+VITC_DEVICE void accumulate(typename Tile::Warp& out, char* stages, int m, int first_m, int first_n,
+                            int first_step, int steps, const Source& a,
+                            const typename Tile::Storage* w, const BeforeLoop& before_loop) {
   using S = typename Tile::Storage;
   using Weights = MatrixRows<S, kK>;
-  constexpr int kTilesN = (kN + Tile::kBN - 1) / Tile::kBN, kSteps = (kK + Tile::kBK - 1) / Tile::kBK;
   constexpr int kStages = Tile::kStages;
-
-  char* stages = dynamic_shared<char>();
-  float* row_scale = reinterpret_cast<float*>(stages + kStages * Tile::kStageBytes);
-  const int first_m = block() / kTilesN * Tile::kBM, first_n = block() % kTilesN * Tile::kBN;
-  const int warp_m = warp() / Tile::kWarpsN * Tile::kWarpRows, warp_n = warp() % Tile::kWarpsN * Tile::kSlice;
-
-  TileLoader<S, Source, typename Tile::LayoutA, Tile::kBM, Tile::kThreads, kK, Tile::kAsyncCopies> load_a(
-      a, first_m, m);
-  TileLoader<S, Weights, typename Tile::LayoutB, Tile::kBN, Tile::kThreads, kK, Tile::kAsyncCopies> load_b(
-      Weights{w}, first_n, kN);
+  TileLoader<S, Source, typename Tile::LayoutA, Tile::kBM, Tile::kThreads, kK, Tile::kAsyncCopies>
+      load_a(a, first_m, m);
+  TileLoader<S, Weights, typename Tile::LayoutB, Tile::kBN, Tile::kThreads, kK, Tile::kAsyncCopies>
+      load_b(Weights{w}, first_n, kN);
+  const auto stage_a = [&](int i) { return stages + i * Tile::kStageBytes; };
+  const auto stage_b = [&](int i) { return stage_a(i) + Tile::kBytesA; };
 
   VITC_UNROLL
-  for (int step = 0; step < kStages - 1; ++step) {
-    if (step < kSteps) {
-      char* stage = stages + step * Tile::kStageBytes;
-      load_a.start(stage, step * Tile::kBK);
-      load_b.start(stage + Tile::kBytesA, step * Tile::kBK);
-      load_a.finish(stage);
-      load_b.finish(stage + Tile::kBytesA);
+  for (int i = 0; i < kStages - 1; ++i) {  // weights do not depend on the previous kernel
+    if (i < steps) {
+      load_b.start(stage_b(i), (first_step + i) * Tile::kBK);
+      load_b.finish(stage_b(i));
+    }
+  }
+  wait_for_previous_kernel();
+  VITC_UNROLL
+  for (int i = 0; i < kStages - 1; ++i) {
+    if (i < steps) {
+      load_a.start(stage_a(i), (first_step + i) * Tile::kBK);
+      load_a.finish(stage_a(i));
     }
     if constexpr (Tile::kAsyncCopies) async_copy_commit();
   }
-  if constexpr (Epilogue::kRowScale) {  // published by the main loop's barriers
-    for (int r = thread(); r < Tile::kBM; r += Tile::kThreads) {
-      row_scale[r] = epilogue.row_scale(minimum(first_m + r, m - 1));
-    }
-  }
+  before_loop();
 
-  typename Tile::Warp out;
+  const int warp_m = Tile::warp_row(), warp_n = Tile::warp_column();
   out.clear();
   int read = 0, write_to = kStages - 1;
   VITC_NO_UNROLL
-  for (int step = 0; step < kSteps; ++step) {
+  for (int step = 0; step < steps; ++step) {
     if constexpr (Tile::kAsyncCopies) async_copy_wait<kStages - 2>();
     sync_block();
-    const bool more = step + kStages - 1 < kSteps;
-    char* next = stages + write_to * Tile::kStageBytes;
+    const bool more = step + kStages - 1 < steps;
     if (more) {
-      load_a.start(next, (step + kStages - 1) * Tile::kBK);
-      load_b.start(next + Tile::kBytesA, (step + kStages - 1) * Tile::kBK);
+      const int k = (first_step + step + kStages - 1) * Tile::kBK;
+      load_a.start(stage_a(write_to), k);
+      load_b.start(stage_b(write_to), k);
     }
     if constexpr (Tile::kAsyncCopies) async_copy_commit();
-
-    const char* stage = stages + read * Tile::kStageBytes;
     VITC_UNROLL
     for (int chunk = 0; chunk < Tile::LayoutA::kChunks; chunk += 2) {
       out.template multiply<typename Tile::LayoutA, typename Tile::LayoutB>(
-          stage, stage + Tile::kBytesA, warp_m, warp_n, chunk);
+          stage_a(read), stage_b(read), warp_m, warp_n, chunk);
     }
     if (more) {
-      load_a.finish(next);
-      load_b.finish(next + Tile::kBytesA);
+      load_a.finish(stage_a(write_to));
+      load_b.finish(stage_b(write_to));
     }
     read = read + 1 < kStages ? read + 1 : 0;
     write_to = write_to + 1 < kStages ? write_to + 1 : 0;
   }
-  store_tile<kN>(out, m, first_m, warp_m, first_n + warp_n, row_scale, epilogue);
+}
+
+template <class Tile, int kN, int kK, class Source, class Epilogue>
+VITC_KERNEL(Tile::kThreads, Tile::kBlocks)
+gemm_kernel(int m, Source a, const typename Tile::Storage* w, Epilogue epilogue) {
+  constexpr int kTilesN = (kN + Tile::kBN - 1) / Tile::kBN,
+                kSteps = (kK + Tile::kBK - 1) / Tile::kBK;
+  const int first_m = block() / kTilesN * Tile::kBM, first_n = block() % kTilesN * Tile::kBN;
+  char* stages = dynamic_shared<char>();
+  float* row_scale = reinterpret_cast<float*>(stages + Tile::kStages * Tile::kStageBytes);
+
+  typename Tile::Warp out;
+  accumulate<Tile, kN, kK>(out, stages, m, first_m, first_n, 0, kSteps, a, w, [&] {
+    if constexpr (Epilogue::kRowScale) {
+      for (int r = thread(); r < Tile::kBM; r += Tile::kThreads) {
+        row_scale[r] = epilogue.row_scale(minimum(first_m + r, m - 1));
+      }
+    }
+  });
+  store_tile<kN>(out, m, first_m, Tile::warp_row(), first_n + Tile::warp_column(), row_scale,
+                 epilogue);
 }
 
 // Launches the kernel for m >= 1 rows.

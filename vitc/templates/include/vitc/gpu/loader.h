@@ -1,5 +1,5 @@
-// Brings tiles of an operand from global to shared memory: by cp.async where the hardware and the source
-// allow it, else through registers, converting if the types differ.
+// Brings tiles of an operand from global to shared memory: by cp.async where the hardware and the
+// source allow it, else through registers, converting if the types differ.
 #pragma once
 
 #include "vitc/gpu/ptx.h"
@@ -17,9 +17,9 @@ struct SameType<A, A> {
   static constexpr bool value = true;
 };
 
-// kRows rows of an operand whose elements are stored as S in tiles of `Layout`; kThreads threads share the
-// work, each always for the same chunk of a row. Rows at or past `rows` and elements at or past kK are
-// zeros.
+// kRows rows of an operand whose elements are stored as S in tiles of `Layout`; kThreads threads
+// share the work, each always for the same chunk of a row. Rows at or past `rows` and elements at
+// or past kK are zeros.
 template <class S, class Source, class Layout, int kRows, int kThreads, int kK, bool kAsyncCopies>
 class TileLoader {
  public:
@@ -54,7 +54,8 @@ class TileLoader {
   VITC_DEVICE void finish(char* tile) {
     if constexpr (!kAsync) {
       VITC_UNROLL
-      for (int i = 0; i < kShare; ++i) store<kElements>(reinterpret_cast<S*>(tile + place(i)), held_[i].v);
+      for (int i = 0; i < kShare; ++i)
+        store<kElements>(reinterpret_cast<S*>(tile + place(i)), held_[i].v);
     }
   }
 

@@ -1,22 +1,23 @@
 // Kernels over rows: what no GEMM epilogue or index map absorbs.
 //
 //   norm_rows        layer norm, rms norm (a warp per row)      softmax_rows   (a warp per row)
-//   group_norm       NHWC or NCHW (a block per image and group) reduce_middle  mean, sum or max over an axis
-//   pointwise        any functor, broadcasting by its own index arithmetic
-//   gather           copies elements or 16-byte chunks by an index functor
+//   group_norm       NHWC or NCHW (a block per image and group) reduce_middle  mean, sum or max
+//   over an axis pointwise        any functor, broadcasting by its own index arithmetic gather
+//   copies elements or 16-byte chunks by an index functor
 //
 // Statistics are in float, two passes over registers: the mean first, then the squares around it.
 #pragma once
 
 #include "vitc/gpu/epilogue.cuh"
 #include "vitc/gpu/launch.h"
+#include "vitc/gpu/ptx.h"
 
 namespace vitc::gpu {
 
 constexpr int kRowThreads = 128, kRowWarps = kRowThreads / kWarp;
 
-// The elements of a row of kN that one lane holds: vectors of 16 bytes where the row allows, else single
-// elements, strided over the warp so that neighbouring lanes read neighbouring memory.
+// The elements of a row of kN that one lane holds: vectors of 16 bytes where the row allows, else
+// single elements, strided over the warp so that neighbouring lanes read neighbouring memory.
 template <class T, int kN>
 struct LaneRow {
   static constexpr int kVector = kN % (16 / int(sizeof(T))) == 0 ? 16 / int(sizeof(T)) : 1;
@@ -82,12 +83,15 @@ struct LaneRow {
   }
 };
 
-// ---- layer norm and rms norm ------------------------------------------------------------------------------
-// out[r] = (x[map(r)] - mean) * rstd * weight + bias. kCentre = false is rms norm. weight or bias may be
+// ---- layer norm and rms norm
+// ------------------------------------------------------------------------------ out[r] =
+// (x[map(r)] - mean) * rstd * weight + bias. kCentre = false is rms norm. weight or bias may be
 // null. `Map`: int(int row), the row of x to read.
 template <class T, class Out, int kN, bool kCentre, class Map>
 VITC_KERNEL(kRowThreads, 1)
-norm_rows_kernel(int rows, const T* x, const T* weight, const T* bias, Out* out, float eps, Map map) {
+norm_rows_kernel(int rows, const T* x, const T* weight, const T* bias, Out* out, float eps,
+                 Map map) {
+  wait_for_previous_kernel();
   const int row = block() * kRowWarps + warp(), read = minimum(row, rows - 1);
   LaneRow<T, kN> values;
   values.read(x + int64_t(map(read)) * kN, 0.f);
@@ -106,16 +110,18 @@ struct SameRow {
 };
 
 template <int kN, bool kCentre = true, class T, class Out, class Map = SameRow>
-int norm_rows(const char* name, Stream stream, int rows, const T* x, const T* weight, const T* bias, Out* out,
-              float eps, const Map& map = {}) {
+int norm_rows(const char* name, Stream stream, int rows, const T* x, const T* weight, const T* bias,
+              Out* out, float eps, const Map& map = {}) {
   return launch({name, Dim3(unsigned(divide_up(rows, kRowWarps))), kRowThreads, 0, stream},
                 norm_rows_kernel<T, Out, kN, kCentre, Map>, rows, x, weight, bias, out, eps, map);
 }
 
-// ---- softmax ----------------------------------------------------------------------------------------------
+// ---- softmax
+// ----------------------------------------------------------------------------------------------
 template <class T, class Out, int kN>
 VITC_KERNEL(kRowThreads, 1)
 softmax_rows_kernel(int rows, const T* x, Out* out, float scale) {
+  wait_for_previous_kernel();
   const int row = block() * kRowWarps + warp(), read = minimum(row, rows - 1);
   LaneRow<T, kN> values;
   values.read(x + int64_t(read) * kN, -INFINITY);
@@ -139,8 +145,9 @@ int softmax_rows(const char* name, Stream stream, int rows, const T* x, Out* out
                 softmax_rows_kernel<T, Out, kN>, rows, x, out, scale);
 }
 
-// ---- sums over a block ------------------------------------------------------------------------------------
-// The sum over all threads; every thread receives it. `scratch`: kRowWarps floats of shared memory.
+// ---- sums over a block
+// ------------------------------------------------------------------------------------ The sum over
+// all threads; every thread receives it. `scratch`: kRowWarps floats of shared memory.
 VITC_DEVICE float block_sum(float value, float* scratch) {
   value = warp_sum(value);
   sync_block();  // whoever still reads the last sum
@@ -152,17 +159,21 @@ VITC_DEVICE float block_sum(float value, float* scratch) {
   return total;
 }
 
-// ---- group norm -------------------------------------------------------------------------------------------
-// Over kChannels / kGroups channels and all kPositions of an image; x is [image, position, channel] if
+// ---- group norm
+// ------------------------------------------------------------------------------------------- Over
+// kChannels / kGroups channels and all kPositions of an image; x is [image, position, channel] if
 // kChannelsLast, else [image, channel, position]. weight and bias are per channel.
 template <class T, class Out, int kChannels, int kPositions, int kGroups, bool kChannelsLast>
 VITC_KERNEL(kRowThreads, 1)
 group_norm_kernel(const T* x, const T* weight, const T* bias, Out* out, float eps) {
+  wait_for_previous_kernel();
   VITC_SHARED(float, scratch, kRowWarps);
   constexpr int kWidth = kChannels / kGroups, kCount = kWidth * kPositions;
   const int image = block() / kGroups, group = block() % kGroups;
   const int64_t base = int64_t(image) * kChannels * kPositions;
-  const auto channel = [&](int i) { return group * kWidth + (kChannelsLast ? i % kWidth : i / kPositions); };
+  const auto channel = [&](int i) {
+    return group * kWidth + (kChannelsLast ? i % kWidth : i / kPositions);
+  };
   const auto offset = [&](int i) {
     return base + (kChannelsLast ? int64_t(i / kWidth) * kChannels + channel(i)
                                  : int64_t(group) * kWidth * kPositions + i);
@@ -177,18 +188,21 @@ group_norm_kernel(const T* x, const T* weight, const T* bias, Out* out, float ep
   const float scale = 1.f / sqrtf(block_sum(squares, scratch) * (1.f / kCount) + eps);
   for (int i = thread(); i < kCount; i += kRowThreads) {
     const float v = (to_float(x[offset(i)]) - mean) * scale;
-    out[offset(i)] = from_float<Out>(fmaf(v, to_float(weight[channel(i)]), to_float(bias[channel(i)])));
+    out[offset(i)] =
+        from_float<Out>(fmaf(v, to_float(weight[channel(i)]), to_float(bias[channel(i)])));
   }
 }
 
 template <int kChannels, int kPositions, int kGroups, bool kChannelsLast, class T, class Out>
-int group_norm(const char* name, Stream stream, int images, const T* x, const T* weight, const T* bias, Out* out,
-               float eps) {
+int group_norm(const char* name, Stream stream, int images, const T* x, const T* weight,
+               const T* bias, Out* out, float eps) {
   return launch({name, Dim3(unsigned(images * kGroups)), kRowThreads, 0, stream},
-                group_norm_kernel<T, Out, kChannels, kPositions, kGroups, kChannelsLast>, x, weight, bias, out, eps);
+                group_norm_kernel<T, Out, kChannels, kPositions, kGroups, kChannelsLast>, x, weight,
+                bias, out, eps);
 }
 
-// ---- reductions over an axis ------------------------------------------------------------------------------
+// ---- reductions over an axis
+// ------------------------------------------------------------------------------
 struct SumOf {
   static constexpr float kFirst = 0;
   static VITC_DEVICE float join(float a, float b) { return a + b; }
@@ -198,23 +212,28 @@ struct MaxOf {
   static VITC_DEVICE float join(float a, float b) { return maximum(a, b); }
 };
 
-// out[o, i] = factor * reduction over r of x[o, r, i]; a thread per (o, i), or with kInner = 1 a warp per o.
+// out[o, i] = factor * reduction over r of x[o, r, i]; a thread per (o, i), or with kInner = 1 a
+// warp per o.
 template <class T, class Out, class Reduction, int kReduced, int kInner>
 VITC_KERNEL(kRowThreads, 1)
 reduce_kernel(int outer, const T* x, Out* out, float factor) {
+  wait_for_previous_kernel();
   float value = Reduction::kFirst;
   if constexpr (kInner == 1) {
     const int row = block() * kRowWarps + warp();
     const T* from = x + int64_t(minimum(row, outer - 1)) * kReduced;
-    for (int r = lane(); r < kReduced; r += kWarp) value = Reduction::join(value, to_float(from[r]));
+    for (int r = lane(); r < kReduced; r += kWarp)
+      value = Reduction::join(value, to_float(from[r]));
     VITC_UNROLL
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) value = Reduction::join(value, shuffle_xor(value, mask));
+    for (int mask = kWarp / 2; mask > 0; mask /= 2)
+      value = Reduction::join(value, shuffle_xor(value, mask));
     if (row < outer && lane() == 0) out[row] = from_float<Out>(value * factor);
   } else {
     const int64_t i = int64_t(block()) * kRowThreads + thread();
     if (i >= int64_t(outer) * kInner) return;  // no collective follows
     const T* from = x + i / kInner * kReduced * kInner + i % kInner;
-    for (int r = 0; r < kReduced; ++r) value = Reduction::join(value, to_float(from[int64_t(r) * kInner]));
+    for (int r = 0; r < kReduced; ++r)
+      value = Reduction::join(value, to_float(from[int64_t(r) * kInner]));
     out[i] = from_float<Out>(value * factor);
   }
 }
@@ -223,16 +242,19 @@ template <class Reduction, int kReduced, int kInner, class T, class Out>
 int reduce(const char* name, Stream stream, int outer, const T* x, Out* out, float factor) {
   const int64_t blocks = kInner == 1 ? divide_up(outer, kRowWarps)
                                      : (int64_t(outer) * kInner + kRowThreads - 1) / kRowThreads;
-  return launch({name, Dim3(unsigned(blocks)), kRowThreads, 0, stream}, reduce_kernel<T, Out, Reduction, kReduced, kInner>,
-                outer, x, out, factor);
+  return launch({name, Dim3(unsigned(blocks)), kRowThreads, 0, stream},
+                reduce_kernel<T, Out, Reduction, kReduced, kInner>, outer, x, out, factor);
 }
 
-// ---- pointwise and copies ---------------------------------------------------------------------------------
-// Calls function(first) for first = 0, kWidth, 2 kWidth... below count: the functor reads, computes and
-// writes elements [first, first + kWidth) of the output, with whatever broadcasting its indices express.
+// ---- pointwise and copies
+// --------------------------------------------------------------------------------- Calls
+// function(first) for first = 0, kWidth, 2 kWidth... below count: the functor reads, computes and
+// writes elements [first, first + kWidth) of the output, with whatever broadcasting its indices
+// express.
 template <class Function, int kWidth>
 VITC_KERNEL(kRowThreads, 1)
 pointwise_kernel(int64_t count, Function function) {
+  wait_for_previous_kernel();
   const int64_t first = (int64_t(block()) * kRowThreads + thread()) * kWidth;
   if (first < count) function(first);
 }
@@ -244,8 +266,8 @@ int pointwise(const char* name, Stream stream, int64_t count, const Function& fu
                 pointwise_kernel<Function, kWidth>, count, function);
 }
 
-// out[i] = x[map(i)], or zero where map(i) is negative; in pieces of kWidth elements, whose sources are
-// contiguous and aligned. `Map`: int64_t(int64_t element), called for multiples of kWidth.
+// out[i] = x[map(i)], or zero where map(i) is negative; in pieces of kWidth elements, whose sources
+// are contiguous and aligned. `Map`: int64_t(int64_t element), called for multiples of kWidth.
 template <class T, int kWidth, class Map>
 struct Gather {
   const T* x;

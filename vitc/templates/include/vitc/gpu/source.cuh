@@ -1,12 +1,13 @@
 // Where a GEMM's operand rows come from. A source maps (row, k) to an address:
 //
 //   using T = element type in memory;
-//   static constexpr bool kVector;       chunks of 16 / sizeof(storage) elements along k, beginning at
-//                                        multiples of that, are contiguous, aligned to their size (at
-//                                        most 16 bytes), and wholly present or wholly zero
-//   struct Row;  Row row(int r) const;   what depends on the row alone; computed once per thread and row
-//   const T* at(Row, int k) const;       null stands for zero(s)
-//   const T* base() const;               any valid, 16-byte aligned address
+//   static constexpr bool kVector;       chunks of 16 / sizeof(storage) elements along k, beginning
+//   at
+//                                        multiples of that, are contiguous, aligned to their size
+//                                        (at most 16 bytes), and wholly present or wholly zero
+//   struct Row;  Row row(int r) const;   what depends on the row alone; computed once per thread
+//   and row const T* at(Row, int k) const;       null stands for zero(s) const T* base() const; any
+//   valid, 16-byte aligned address
 //
 // Offsets are 32-bit counts of elements: a launcher refuses operands of 2^31 elements or more.
 #pragma once
@@ -32,8 +33,8 @@ struct MatrixRows {
   VITC_DEVICE const T* base() const { return data; }
 };
 
-// The same, renamed: `Map` is a functor int(int row) that gives the matrix row to read, or -1 for zeros
-// (window partition, cyclic shift, class-token slice...).
+// The same, renamed: `Map` is a functor int(int row) that gives the matrix row to read, or -1 for
+// zeros (window partition, cyclic shift, class-token slice...).
 template <class T_, int kStride, class Map>
 struct MappedRows {
   using T = T_;
@@ -52,8 +53,9 @@ struct MappedRows {
   VITC_DEVICE const T* base() const { return data; }
 };
 
-// Row r is patch r of a batch of NCHW images, k runs over (channel, y, x) of the patch as a convolution
-// weight does. Patches do not overlap; a rest of the image that fills no patch is left out.
+// Row r is patch r of a batch of NCHW images, k runs over (channel, y, x) of the patch as a
+// convolution weight does. Patches do not overlap; a rest of the image that fills no patch is left
+// out.
 template <class T_, int kChannels, int kHeight, int kWidth, int kPatchH, int kPatchW>
 struct PatchRows {
   using T = T_;

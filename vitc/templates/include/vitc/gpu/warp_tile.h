@@ -6,12 +6,13 @@
 
 namespace vitc::gpu {
 
-// kRows x kColumns outputs of a warp as 16x8 tiles. Lane l = 4g + t holds rows g and g + 8 of each tile.
+// kRows x kColumns outputs of a warp as 16x8 tiles. Lane l = 4g + t holds rows g and g + 8 of each
+// tile.
 //
-// An mma gives a lane two neighbouring columns. Which row of B stands behind a column is ours to choose,
-// so kGroup tiles share kGroup * 8 columns in such a way that a lane's columns of the group are
-// neighbours: column 2t + e of tile j stands for column kVector * t + 2j + e. The epilogue then reads and
-// writes kVector columns at once (16 bytes of halves), with no exchange between lanes.
+// An mma gives a lane two neighbouring columns. Which row of B stands behind a column is ours to
+// choose, so kGroup tiles share kGroup * 8 columns in such a way that a lane's columns of the group
+// are neighbours: column 2t + e of tile j stands for column kVector * t + 2j + e. The epilogue then
+// reads and writes kVector columns at once (16 bytes of halves), with no exchange between lanes.
 template <class Policy, int kRows, int kColumns>
 struct WarpTile {
   static constexpr int kTilesM = kRows / 16, kTilesN = kColumns / 8;
@@ -39,14 +40,16 @@ struct WarpTile {
 
   // Row of element (tile i, upper or lower half) and first of the kVector columns of a group.
   static VITC_DEVICE int row(int i, int half) { return i * 16 + half * 8 + lane() / 4; }
-  static VITC_DEVICE int first_column(int group) { return group * kGroup * 8 + lane() % 4 * kVector; }
+  static VITC_DEVICE int first_column(int group) {
+    return group * kGroup * 8 + lane() % 4 * kVector;
+  }
   VITC_DEVICE void get(float (&v)[kVector], int i, int half, int group) const {
     VITC_UNROLL
     for (int c = 0; c < kVector; ++c) v[c] = sum[i][group * kGroup + c / 2][half * 2 + c % 2];
   }
 
-  // Adds the product over two chunks of k. `a` and `b` are tiles in shared memory; this warp's part begins
-  // at rows first_a and first_b.
+  // Adds the product over two chunks of k. `a` and `b` are tiles in shared memory; this warp's part
+  // begins at rows first_a and first_b.
   template <class LayoutA, class LayoutB>
   VITC_DEVICE void multiply(const char* a, const char* b, int first_a, int first_b, int chunk) {
     if constexpr (Policy::kTensorCore) {
@@ -59,12 +62,14 @@ struct WarpTile {
 
  private:
   template <class LayoutA, class LayoutB>
-  VITC_DEVICE void multiply_tensor(const char* a, const char* b, int first_a, int first_b, int chunk) {
+  VITC_DEVICE void multiply_tensor(const char* a, const char* b, int first_a, int first_b,
+                                   int chunk) {
     typename Policy::A fragment_a[kTilesM];
     typename Policy::B fragment_b[kTilesN];
     const int l = lane();
     VITC_UNROLL
-    for (int i = 0; i < kTilesM; ++i) {  // matrices: rows 0-7, 8-15, then the same of the second chunk
+    for (int i = 0; i < kTilesM;
+         ++i) {  // matrices: rows 0-7, 8-15, then the same of the second chunk
       uint32_t r[4];
       ldmatrix_x4(r, a + LayoutA::offset(first_a + i * 16 + l % 16, chunk + l / 16));
       fragment_a[i] = Policy::make_a(r);
@@ -85,7 +90,8 @@ struct WarpTile {
 
   // One chunk of four floats; each lane multiplies what it holds.
   template <class LayoutA, class LayoutB>
-  VITC_DEVICE void multiply_simt(const char* a, const char* b, int first_a, int first_b, int chunk) {
+  VITC_DEVICE void multiply_simt(const char* a, const char* b, int first_a, int first_b,
+                                 int chunk) {
     float va[kTilesM][2][4];
     VITC_UNROLL
     for (int i = 0; i < kTilesM; ++i) {
