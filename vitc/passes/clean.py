@@ -62,6 +62,8 @@ def merge_pointwise(match: Match, node: Node) -> Replacement:
     before, op = inner
     if op.stats or op.dtype is not None or not match.single_use(before.output):
         return None
+    if match.is_constant(before.output) and not match.is_constant(node.output):
+        return None  # what can be computed once is not computed for each image
     steps = bound_steps(match, before, op) + bound_steps(match, node, node.op)
     return emit_steps(match.build, node.op, main_operands(match, before, op), steps)
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from vitc.ir.graph import Graph, Node
 from vitc.ir.types import per_image
 from vitc.ops import Conv2d, Fused, Linear
-from vitc.passes.affine import affine_prefix, composed
+from vitc.passes.affine import affine_prefix, composed, is_affine
 from vitc.passes.options import PassOptions
 from vitc.passes.rewrite import Match, Replacement, rewrite, rule
 from vitc.passes.steps import Bound, bound_steps, emit_steps, main_operands
@@ -63,29 +63,48 @@ def merge_constant_adds(match: Match, node: Node) -> Replacement:
 
 
 @rule
+def add_constants_first(match: Match, node: Node) -> Replacement:
+    """f(x) + y + c = f(x) + c + y for constants c"""
+    op = node.op
+    if not isinstance(op, Linear | Conv2d) or match.is_constant(node.output):
+        return None
+    steps = bound_steps(match, node, op)
+    for i, (first, second) in enumerate(pairwise(steps)):
+        a, b = first.operand, second.operand
+        sums = {first.kind, second.kind} <= {"add", "sub"}
+        if not sums or a is None or b is None or match.is_constant(a.name):
+            continue
+        if match.is_constant(b.name):
+            steps[i : i + 2] = [second, first]
+            return emit_steps(match.build, op, main_operands(match, node, op), steps)
+    return None
+
+
+@rule
 def scale_sum(match: Match, node: Node) -> Replacement:
     """(x + f(y)) c = x c + f(y) c, where the second product can take the factor"""
     op = node.op
     if not isinstance(op, Linear):
         return None
     steps = bound_steps(match, node, op)
-    scales = [i for i, step in enumerate(steps) if step.kind == "scale"]
-    if not scales or scales[0] == 0:
-        return None
-    at = scales[0]
-    before = steps[at - 1]
-    made = None if before.operand is None else match.producer(before.operand.name, Linear)
-    if before.kind != "add" or before.operand is None or made is None:
-        return None
-    if not match.single_use(before.operand.name) or made[1].stats:
-        return None
-    inner = bound_steps(match, *made)
-    scaled = emit_steps(match.build, made[1], main_operands(match, *made), [*inner, steps[at]])[0]
-    steps[at - 1 : at + 1] = [steps[at], replace(before, operand=scaled)]
-    return emit_steps(match.build, op, main_operands(match, node, op), steps)
+    columns = per_image(match.types[node.output].shape[-1:])
+    for i, (sum_, scale) in enumerate(pairwise(steps)):
+        made = match.producer(sum_.operand.name, Linear) if sum_.operand is not None else None
+        if sum_.kind != "add" or made is None or scale.kind not in ("scale", "mul", "div"):
+            continue
+        private = match.single_use(made[0].output) and made[1].stats == 0
+        if not private or not is_affine(match, scale, columns):
+            continue
+        match.build.hint, match.build.loc = made[0].output, made[0].loc
+        inner = [*bound_steps(match, *made), scale]
+        scaled = emit_steps(match.build, made[1], main_operands(match, *made), inner)[0]
+        match.build.hint, match.build.loc = node.output, node.loc
+        steps[i : i + 2] = [scale, replace(sum_, operand=scaled)]
+        return emit_steps(match.build, op, main_operands(match, node, op), steps)
+    return None
 
 
-RULES = (affine_into_weight, merge_constant_adds, scale_sum)
+RULES = (affine_into_weight, merge_constant_adds, add_constants_first, scale_sum)
 
 
 def fold_affine(graph: Graph, options: PassOptions) -> Graph:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from vitc.ir.builder import Value
 from vitc.ir.graph import Graph, Node
-from vitc.ir.types import per_image
+from vitc.ir.index_map import IndexMap
+from vitc.ir.types import per_image, shape_at
 from vitc.ops import Fused, Linear, Move, Norm, Pointwise, Reduce
-from vitc.passes.affine import Affine, affine_suffix, composed
+from vitc.passes.affine import KINDS, Affine, affine_suffix, composed
 from vitc.passes.fold_affine import merge_constant_adds
 from vitc.passes.maps import source_columns
 from vitc.passes.options import PassOptions
@@ -121,6 +122,44 @@ def affine_through_move(match: Match, node: Node) -> Replacement:
 
 
 @rule
+def constants_through_move(match: Match, node: Node) -> Replacement:
+    """move(x s + t) = move(x) move(s) + move(t) for constants that all rows see alike"""
+    op = node.op
+    made = match.producer(node.inputs[0], Pointwise) if isinstance(op, Move) else None
+    if made is None or not isinstance(op, Move) or not is_plain(made[1]) or not made[1].steps:
+        return None
+    x = match.value(made[0].inputs[0])
+    same_shape = x.shape == op.map.shape and not match.is_constant(x.name)
+    readers_absorb = not match.is_output(node.output) and _all_absorb(match, node.output)
+    if not (same_shape and readers_absorb and match.single_use(made[0].output)):
+        return None
+    steps: list[Bound] = []
+    for step in bound_steps(match, *made):
+        operand = step.operand and _seen_by_rows(match, step.operand, op.map)
+        if step.kind not in KINDS or (step.operand is not None and operand is None):
+            return None
+        steps.append(replace(step, operand=operand))
+    return emit_steps(match.build, Pointwise(), (match.build.emit(op, x),), steps)
+
+
+def _seen_by_rows(match: Match, constant: Value, index_map: IndexMap) -> Value | None:
+    """[columns]: the constant, broadcast and moved, when that is the same in all rows."""
+    if not match.is_constant(constant.name):
+        return None
+    size = per_image(constant.shape)
+    numbers = np.arange(1, size + 1).reshape(shape_at(constant.shape, 1))
+    spread = np.broadcast_to(numbers, shape_at(index_map.shape, 1))
+    moved = index_map.apply(np.ascontiguousarray(spread))
+    rows = np.reshape(moved, (-1, moved.shape[-1])) - 1
+    if rows.min() < 0 or not (rows == rows[0]).all():
+        return None
+    hint, match.build.hint = match.build.hint, constant.name
+    result = picked(match.build, match.build.reshape(constant, (size,)), rows[0])
+    match.build.hint = hint
+    return result
+
+
+@rule
 def affine_through_mean(match: Match, node: Node) -> Replacement:
     """mean over rows of (f(x) s + t) = (mean over rows of f(x)) s + t"""
     op = node.op
@@ -159,7 +198,13 @@ def _picked(match: Match, affine: Affine, order: NDArray[np.int64]) -> Affine:
     )
 
 
-RULES = (affine_into_readers, affine_through_move, affine_through_mean, merge_constant_adds)
+RULES = (
+    affine_into_readers,
+    affine_through_move,
+    constants_through_move,
+    affine_through_mean,
+    merge_constant_adds,
+)
 
 
 def fold_norm_affine(graph: Graph, options: PassOptions) -> Graph:

@@ -10,7 +10,7 @@ from vitc.ir.builder import Value
 from vitc.ir.graph import Graph, Node
 from vitc.ir.index_map import IndexMap, Slice
 from vitc.ir.types import per_image
-from vitc.ops import Attention, Linear, Move, Pointwise
+from vitc.ops import Attention, Concat, Linear, Move, Pointwise
 from vitc.passes.affine import as_vector
 from vitc.passes.maps import canonical, columns_read, is_bijective
 from vitc.passes.options import PassOptions
@@ -138,7 +138,34 @@ def _reads_apart(match: Match, node: Node, source: Node) -> bool:
     return True
 
 
-RULES = (merge_qkv, split_gate)
+@rule
+def split_joined(match: Match, node: Node) -> Replacement:
+    """[a b] [u v]^T = a u^T + b v^T, which saves joining a and b"""
+    op = node.op
+    made = match.producer(node.inputs[0], Concat) if isinstance(op, Linear) else None
+    if made is None or not isinstance(op, Linear) or op.stats or match.is_constant(node.output):
+        return None
+    joined, concat = made
+    rank = match.types[joined.output].rank
+    fits = concat.axis == rank - 1 and match.single_use(joined.output)
+    if not fits or not match.is_constant(node.inputs[1]):
+        return None
+    if any(match.is_constant(name) for name in joined.inputs):
+        return None
+    w, steps, start = match.value(node.inputs[1]), bound_steps(match, node, op), 0
+    parts: list[tuple[Value, Value]] = []
+    for x in map(match.value, joined.inputs):
+        width = per_image(x.shape[-1:])
+        match.build.hint = w.name
+        parts.append((x, match.build.slice(w, 1, start, start + width)))
+        start += width
+    match.build.hint = node.output
+    first, *rest = parts
+    sums = [Bound("add", match.build.linear(x, part)) for x, part in rest]
+    return emit_steps(match.build, op, first, [*sums, *steps])
+
+
+RULES = (merge_qkv, split_gate, split_joined)
 
 
 def merge_linears(graph: Graph, options: PassOptions) -> Graph:

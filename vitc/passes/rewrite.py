@@ -47,7 +47,7 @@ class Match:
         self.producers: dict[str, Node] = {}
         self.renamed: dict[str, str] = {}  # replaced value -> the existing value that equals it
         self._origins: dict[str, list[str]] = {}
-        self._constants = {port.name for port in graph.weights}
+        self._constants = set(graph.constants)
         self._twins: dict[tuple[str, tuple[str, ...]], list[Node]] = {}
 
     def value(self, name: str) -> Value:

@@ -1,0 +1,160 @@
+"""Whole models of timm, small: every pass alone and all together mean what the import meant."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import pytest
+import timm
+from passes.support import difference, kernels
+
+from vitc.frontend import import_model
+from vitc.ir.graph import Graph
+from vitc.ir.types import DType
+from vitc.ir.verify import verify
+from vitc.passes.options import PassOptions
+from vitc.passes.pipeline import PIPELINE, known_names, run_passes, run_pipeline
+
+SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 7}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit": ("vit_base_patch16_224", {"img_size": (32, 48)}),
+    "features": ("vit_base_patch16_224", {"img_size": 32, "num_classes": 0}),
+    "distilled": ("deit_base_distilled_patch16_224", {"img_size": 32}),
+    "clip": ("vit_base_patch32_clip_quickgelu_224", {"img_size": 64}),
+    "average": ("vit_base_patch16_plus_240", {"img_size": 32, "global_pool": "avg"}),
+    "average_of_normed": (
+        "vit_base_patch16_224",
+        {"img_size": 32, "global_pool": "avg", "fc_norm": False},
+    ),
+    "layer_scale": ("deit3_base_patch16_224", {"img_size": 32}),
+    "qk_norm": ("vit_base_patch16_224", {"img_size": 32, "qk_norm": True}),
+    "swiglu": ("vit_giant_patch14_reg4_dinov2", {"img_size": 28, "mlp_ratio": 4}),
+    "map": ("vit_so150m_patch16_reg4_map_256", {"img_size": 64}),
+    "differential": ("vit_dpwee_patch16_reg1_gap_256", {"img_size": 64}),
+    "rms": ("aimv2_large_patch14_224", {"img_size": 28}),
+    "parallel": ("vit_small_patch16_18x2_224", {"img_size": 32}),
+    "parallel_scaling": ("vit_base_patch16_xp_224", {"img_size": 32}),
+    "post_norm": ("vit_base_patch16_rpn_224", {"img_size": 32}),
+    "hybrid": ("vit_small_r26_s32_224", {"img_size": 64, "depth": 1}),
+}
+
+
+@cache
+def imported(name: str) -> Graph:
+    model, arguments = MODELS[name]
+    return import_model(timm.create_model(model, **{**SMALL, **arguments}).eval()).graph
+
+
+@cache
+def optimised(name: str) -> Graph:
+    return run_pipeline(imported(name))
+
+
+every_model = pytest.mark.parametrize("name", MODELS)
+CHEAP = ("distilled", "clip", "qk_norm")
+
+
+@every_model
+def test_all_passes_are_exact(name: str) -> None:
+    assert difference(imported(name), optimised(name)) < 1e-10
+
+
+@every_model
+def test_each_pass_alone_is_exact(name: str) -> None:
+    graph = imported(name)
+    for pass_name in dict.fromkeys(pass_.name for pass_ in PIPELINE):
+        alone = run_passes(graph, [pass_name])
+        if alone is not graph:
+            assert difference(graph, alone) < 1e-10, pass_name
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_each_can_be_disabled(name: str) -> None:
+    graph = imported(name)
+    for disabled in known_names():
+        result = run_pipeline(graph, PassOptions(disable=frozenset({disabled})))
+        assert difference(graph, result) < 1e-10, disabled
+
+
+@pytest.mark.parametrize("name", [*CHEAP, "swiglu", "map"])
+def test_every_application_of_a_rule_is_exact(name: str) -> None:
+    run_pipeline(imported(name), PassOptions(check=True))
+
+
+# Kernels of the two blocks, the embedding and the head. In a last block that is read through its
+# class token, q is a product of its own. "linear" counts products; a norm left over is a kernel.
+COUNTS = {
+    "vit": {"linear": 1 + 4 + 5 + 1, "attention": 2},
+    "features": {"linear": 1 + 4 + 5, "attention": 2, "norm": 1},
+    "distilled": {"linear": 1 + 4 + 5 + 1, "attention": 2, "norm": 1},
+    "clip": {"linear": 1 + 4 + 5 + 1, "attention": 2, "norm": 1},
+    "average": {"linear": 1 + 4 + 4 + 1, "attention": 2, "reduce": 1, "norm": 1},
+    "average_of_normed": {"linear": 1 + 4 + 4 + 1, "attention": 2, "reduce": 1, "norm": 1},
+    "layer_scale": {"linear": 1 + 4 + 5 + 1, "attention": 2},
+    "qk_norm": {"linear": 1 + 4 + 5 + 1, "attention": 2, "norm": 4},
+    "swiglu": {"linear": 1 + 5 + 6 + 1, "attention": 2},
+    "map": {"linear": 1 + 4 + 4 + 4 + 1, "attention": 3, "norm": 1},
+    "parallel": {"linear": 1 + 8 + 10 + 1, "attention": 4},
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_kernels(name: str) -> None:
+    assert Counter(kernels(optimised(name))) == COUNTS[name]
+
+
+@every_model
+def test_what_code_generation_relies_on(name: str) -> None:
+    graph = optimised(name)
+    live = [node for node in graph.nodes if node.output not in graph.constants]
+    assert not {"pointwise", "softmax", "matmul", "concat"} & {n.op.name for n in live} - {
+        "concat" if name in ("rms", "hybrid") else ""
+    }
+    for node in live:
+        if node.op.name == "move":
+            source = graph.producers.get(node.inputs[0])
+            assert source is None or source.op.name != "move"
+        assert getattr(node.op, "scale", 1.0) == 1.0 or name == "differential"
+
+
+def test_vit_block_by_block() -> None:
+    """Twelve blocks of qkv, attention, proj, fc1, fc2; one product before and one behind."""
+    model = timm.create_model("vit_base_patch16_224", embed_dim=48, num_heads=3).eval()
+    graph = run_pipeline(import_model(model).graph)
+    block = ["linear", "attention", "linear", "linear", "linear"]
+    last = ["linear", *block]  # q apart
+    assert kernels(graph) == ["linear", *block * 11, *sorted(last[:2]), *last[2:], "linear"] or (
+        kernels(graph) == ["linear", *block * 11, *last, "linear"]
+    )
+    rows = [
+        graph.types[node.output].shape[1] for node in graph.nodes if "attention" in node.op.name
+    ]
+    assert len(rows) == 12
+    tokens = [str(graph.types[n.output]) for n in graph.nodes if n.op.name == "attention"]
+    assert tokens[:11] == ["f32[B,3,197,16]"] * 11
+    assert tokens[11] == "f32[B,3,1,16]"
+    fc1 = [
+        node for node in graph.nodes if any(s.kind == "gelu" for s in getattr(node.op, "steps", ()))
+    ]
+    assert [str(graph.types[n.output]) for n in fc1] == ["f32[B,197,192]"] * 11 + ["f32[B,192]"]
+
+
+@pytest.mark.parametrize("name", ["vit", "clip", "hybrid", "map"])
+def test_bfloat16_graphs_verify_and_mean_the_same(name: str) -> None:
+    graph = run_pipeline(imported(name), PassOptions(dtype=DType.BFLOAT16))
+    verify(graph)
+    assert difference(imported(name), graph) < 1e-10
+    for node in graph.nodes:
+        if node.op.name == "linear" and node.output not in graph.constants:
+            assert graph.types[node.inputs[1]].dtype is DType.BFLOAT16
+    assert graph.types[graph.outputs[0]].dtype is DType.FLOAT32
+
+
+def test_centred_values_have_other_names() -> None:
+    """A name of the imported graph keeps its meaning, so that values can be compared by name."""
+    before, after = imported("vit"), optimised("vit")
+    stream = [n.output for n in after.nodes if getattr(n.op, "stats", 0)]
+    assert stream
+    assert not set(stream) & set(before.types)
