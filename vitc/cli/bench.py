@@ -30,6 +30,7 @@ from vitc.cli.options import (
     load_library,
     model_of_library,
     parse_batches,
+    parse_names,
     parse_size,
 )
 from vitc.cli.output import emit, progress, show, split
@@ -96,7 +97,7 @@ def bench(
                 target=target,
                 dtype=dtype,
                 features=features,
-                disable=split(disable),
+                disable=parse_names(disable),
                 jobs=jobs,
                 threads=threads,
             )

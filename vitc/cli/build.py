@@ -27,9 +27,10 @@ from vitc.cli.options import (
     compile_model,
     create_model,
     parse_batches,
+    parse_names,
     parse_size,
 )
-from vitc.cli.output import emit, progress, show, split
+from vitc.cli.output import emit, progress, show
 
 
 class Weights(str, Enum):
@@ -99,7 +100,7 @@ def compile_command(
             output=path,
             weights=weights.value,
             features=features,
-            disable=split(disable),
+            disable=parse_names(disable),
             dump_dir=dump,
             input_dtype=input_dtype,
             output_dtype=output_dtype,

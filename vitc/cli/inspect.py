@@ -27,9 +27,10 @@ from vitc.cli.options import (
     is_library,
     load_library,
     parse_batches,
+    parse_names,
     parse_size,
 )
-from vitc.cli.output import emit, progress, show, split
+from vitc.cli.output import emit, progress, show
 from vitc.errors import InputError
 
 
@@ -80,7 +81,7 @@ def inspect(
                 target=target,
                 dtype=dtype,
                 features=features,
-                disable=split(disable),
+                disable=parse_names(disable),
                 jobs=jobs,
                 threads=threads,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from vitc.runtime.module import Module
 
 ModelArg = Annotated[
-    str, typer.Argument(help="A timm model name, or a saved ExportedProgram (.pt2).")
+    str, typer.Argument(metavar="MODEL", help="A timm model name, or a saved .pt2 program.")
 ]
-SubjectArg = Annotated[str, typer.Argument(help="A timm model name, or a compiled library (.so).")]
+SubjectArg = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A timm model name, or a compiled library (.so).")
+]
 BatchOpt = Annotated[
     list[str] | None,
     typer.Option("--batch", "-b", help="Largest batch; several (1,8,64) tune for each."),
@@ -70,6 +73,18 @@ def parse_size(value: str | None) -> tuple[int, int] | None:
         return int(height), int(width or height)
     except ValueError:
         raise InputError(f"--image-size {value} is neither N nor HEIGHTxWIDTH") from None
+
+
+def parse_names(values: Sequence[str] | None) -> list[str]:
+    """Names of passes and rules. Raises InputError for unknown ones, before any work is done."""
+    from vitc.passes.pipeline import known_names
+
+    names, known = split(values), known_names()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, 3) or ["see vitc opt --list"]
+        raise InputError(f"no pass or rule is called '{unknown[0]}'", hint=", ".join(close))
+    return names
 
 
 def is_library(subject: str) -> bool:

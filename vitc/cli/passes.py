@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitc.cli.codes import command
-from vitc.cli.options import DebugOpt, DisableOpt, DtypeOpt, JsonOpt
+from vitc.cli.options import DebugOpt, DisableOpt, DtypeOpt, JsonOpt, parse_names
 from vitc.cli.output import ERRORS, emit, split
 from vitc.errors import InputError, LoadError, StorageError
 
@@ -59,7 +59,7 @@ def opt(
     kind = _dtype(dtype) if dtype else DType.FLOAT32
     options = PassOptions(
         dtype=kind,
-        disable=frozenset(split(disable)),
+        disable=frozenset(parse_names(disable)),
         check=check,
         dump_dir=dump,
         report=reports.append,

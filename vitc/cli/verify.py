@@ -31,9 +31,10 @@ from vitc.cli.options import (
     load_library,
     model_of_library,
     parse_batches,
+    parse_names,
     parse_size,
 )
-from vitc.cli.output import Tell, emit, progress, show, split
+from vitc.cli.output import Tell, emit, progress, show
 
 
 @command
@@ -92,7 +93,7 @@ def verify(
                 target=target,
                 dtype=dtype,
                 features=features,
-                disable=split(disable),
+                disable=parse_names(disable),
                 jobs=jobs,
                 threads=threads,
             )
