@@ -10,11 +10,11 @@ from vitc.errors import InputError
 
 def find_target(name: str, batches: Sequence[int] = ()) -> Target:
     """The target called `name`, its kernels chosen for `batches`. Raises InputError."""
-    from vitc.codegen.targets import cuda
-    from vitc.codegen.targets.cpu import CpuTarget
+    from vitc.codegen.targets import cpu, cuda
 
-    if name == "cpu":
-        return CpuTarget()
-    if name.startswith("cuda"):
+    kind = name.partition(":")[0]
+    if kind == "cpu":
+        return cpu.parse(name)
+    if kind == "cuda":
         return cuda.parse(name, batches)
     raise InputError(f"unknown target '{name}'", hint="known: cpu, cuda:sm_80 and others")
