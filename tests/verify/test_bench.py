@@ -160,3 +160,24 @@ def test_the_machine_is_named(tmp_path: Path) -> None:
     assert machine.versions["compiler"] == "gcc 99"
     assert machine.versions["torch"]
     assert describe_machine({"target": "cpu"}, tmp_path / "none").features == ()
+
+
+def test_features_are_compared_with_features() -> None:
+    class Two(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * self.inner(x)
+
+        def forward_features(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    model = torch_model()
+    module = FakeModule(model)
+    assert bench(module, Two(model), batches=[1], features=True, **QUICK).timings
+    module.manifest["features"] = True
+    assert bench(module, Two(model), batches=[1], **QUICK).timings
+    with pytest.raises(BenchmarkRefused):
+        bench(module, Two(model), batches=[1], features=False, **QUICK)

@@ -33,6 +33,7 @@ def bench(
     seconds: float = 3.0,
     rounds: int = 5,
     verified: VerifyReport | None = None,
+    features: bool | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> BenchReport:
@@ -44,6 +45,7 @@ def bench(
     threads: CPU threads of all contenders; None means all that this process may use.
     seconds: that each contender runs at each batch, in `rounds` slices that take turns, so that a
         machine that slows down or is disturbed slows all of them.
+    features: the library is of `forward_features`; None takes what the manifest says.
     verified: a passed report of this very library; None verifies first, at these batches too.
 
     Raises BenchmarkRefused when the library does not verify, the report is another library's, or a
@@ -53,13 +55,22 @@ def bench(
     _check_sizes(sizes, max_batch(module))
     report = verified
     if report is None:
-        report = verify(module, model, batches=sizes, localise=False, seed=seed, progress=progress)
+        report = verify(
+            module,
+            model,
+            features=features,
+            batches=sizes,
+            localise=False,
+            seed=seed,
+            progress=progress,
+        )
     _check_verified(module, report, sizes)
     device = device_of(module)
     count = threads or len(os.sched_getaffinity(0))
     clock = clock_for(device)
     machine = describe_machine(module.manifest)
-    whole = Features(model) if module.manifest.get("features") else model
+    inner = bool(module.manifest.get("features")) if features is None else features
+    whole = Features(model) if inner else model
     timings: list[Timing] = []
     with torch_threads(count):
         for index, batch in enumerate(sizes):

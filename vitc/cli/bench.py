@@ -109,6 +109,7 @@ def bench(
             threads=threads,
             seconds=seconds,
             rounds=rounds,
+            features=features or None,
             seed=seed,
             progress=tell,
         )

@@ -97,8 +97,17 @@ def verify(
                 jobs=jobs,
                 threads=threads,
             )
-        report = check(module, source, bound=bound, batches=sizes, seed=seed, progress=tell)
-        effects = _each_weight(module, source, seed, tell) if each_weight else []
+        inner = features or bool(module.manifest.get("features"))
+        report = check(
+            module,
+            source,
+            features=inner,
+            bound=bound,
+            batches=sizes,
+            seed=seed,
+            progress=tell,
+        )
+        effects = _each_weight(module, source, inner, seed, tell) if each_weight else []
     passed = report.passed and all(row["good"] for row in effects)
     if as_json:
         emit({**report.to_json(), "passed": passed, "weights": effects})
@@ -113,12 +122,13 @@ def verify(
         raise typer.Exit(FAILED)
 
 
-def _each_weight(module: Any, model: Any, seed: int, tell: Tell) -> list[dict[str, Any]]:
+def _each_weight(
+    module: Any, model: Any, features: bool, seed: int, tell: Tell
+) -> list[dict[str, Any]]:
     from vitc.verify import images, weights_matter
     from vitc.verify.handle import image_shape, max_batch
 
     drawn = images(min(2, max_batch(module)), image_shape(module), seed)
-    features = bool(module.manifest.get("features"))
     effects = weights_matter(module, model, drawn, features=features, progress=tell)
     return [
         {**asdict(effect), "inert": effect.inert, "good": effect.follows and _expected(effect)}
