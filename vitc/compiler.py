@@ -23,6 +23,7 @@ from vitc.runtime.module import Module
 if TYPE_CHECKING:
     from vitc.codegen.build import BuildReport
     from vitc.codegen.library import LibrarySource
+    from vitc.codegen.toolchain import Toolchain
     from vitc.ir.op import Array
 
 # Called with the stage, how many of its parts are done, and how many there are.
@@ -124,6 +125,7 @@ def compile(
     options = _options(
         batch, target, dtype, input_dtype, output_dtype, weights, disable, dump_dir, jobs
     )
+    toolchain = _toolchain(options)  # a missing compiler is told before any work is done
     stages = _Stages(progress)
     with stages("import"):
         imported = import_model(
@@ -138,8 +140,10 @@ def compile(
         graph = _optimise(imported.graph, options, stages)
     folder = None if output else tempfile.TemporaryDirectory(prefix="vitc-")
     path = Path(folder.name, f"{graph.name}.so") if folder else Path(output or "")
-    about = {"preprocess": imported.preprocess}
-    build_graph(graph, imported.state, options, path, about=about, stages=stages)
+    about = {"preprocess": imported.preprocess, "features": features}
+    build_graph(
+        graph, imported.state, options, path, toolchain=toolchain, about=about, stages=stages
+    )
     with stages("load"):
         module = CompiledModule.open(path, threads=threads, verify=False)
     module.imported, module.graph, module.report = imported.graph, graph, stages.report
@@ -153,12 +157,14 @@ def build_graph(
     options: CompileOptions,
     output: Path,
     *,
+    toolchain: Toolchain | None = None,
     about: Mapping[str, Any] | None = None,
     stages: _Stages | None = None,
 ) -> CompileReport:
     """The second half of the way: an optimised graph and its weights to the library at `output`.
 
-    state: the tensors of the state dict. about: further keys of the manifest.
+    state: the tensors of the state dict. toolchain: None looks for one. about: further keys of the
+    manifest.
     """
     from vitc.codegen.library import library_source
     from vitc.codegen.memory import plan_memory
@@ -167,6 +173,7 @@ def build_graph(
 
     stages = stages or _Stages(None)
     target = find_target(options.target, options.batches)
+    toolchain = toolchain or _toolchain(options)
     with stages("select"):
         selection = select(graph, target)
     with stages("plan"):
@@ -178,12 +185,23 @@ def build_graph(
             target,
             batches=options.batches,
             weights_mode=options.weights,
-            about={**(about or {}), **_about(graph, state, options)},
+            about={
+                **(about or {}),
+                **_about(graph, state, options),
+                "toolchain": toolchain.describe(),
+            },
         )
         _dump(options.dump_dir, source)
     with stages("build"):
-        _build(source, selection.recipes, state, options, output, stages)
+        _build(source, selection.recipes, state, options, output, toolchain, stages)
     return stages.report
+
+
+def _toolchain(options: CompileOptions) -> Toolchain:
+    from vitc.codegen.targets import find_target
+    from vitc.codegen.toolchain import find_toolchain
+
+    return find_toolchain(find_target(options.target).languages)
 
 
 def _about(graph: Graph, state: Mapping[str, Array], options: CompileOptions) -> dict[str, Any]:
@@ -226,17 +244,16 @@ def _build(
     state: Mapping[str, Array],
     options: CompileOptions,
     path: Path,
+    toolchain: Toolchain,
     stages: _Stages,
 ) -> None:
     """Compiles in the background while the weights are folded, then joins both to one file."""
     from vitc.codegen.build import build_library
     from vitc.codegen.library import LINK_FLAGS
     from vitc.codegen.processes import Runner
-    from vitc.codegen.toolchain import find_toolchain
     from vitc.ir.recipes import evaluate_graph
     from vitc.runtime.artifact import write_library
 
-    toolchain = find_toolchain({part.language for part in source.sources})
     runner = Runner()
     with tempfile.TemporaryDirectory(prefix="vitc-") as folder, ThreadPoolExecutor(1) as pool:
         building = pool.submit(

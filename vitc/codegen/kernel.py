@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from vitc.codegen.sources import Source
+from vitc.codegen.toolchain import Language
 from vitc.ir.builder import Builder, Value
 from vitc.ir.graph import Node
 from vitc.ir.index_map import IndexMap
@@ -93,6 +94,12 @@ class Kernel(ABC):
         """Why the kernel cannot implement this site, or None when it can."""
         return None
 
+    def declines(self, site: Site, operands: tuple[Operand | None, ...]) -> str | None:
+        """Why another kernel should take the site, given how its inputs lie in memory; None of an
+        operand is a constant. Unlike a refusal this may depend on index maps.
+        """
+        return None
+
     @abstractmethod
     def reads(self, site: Site, index: int, operand: Operand) -> bool:
         """Whether the kernel can read input `index` through the operand's map."""
@@ -123,6 +130,11 @@ class Target(ABC):
     stats_width: int
     kernels: tuple[Kernel, ...]
     device: Literal["cpu", "cuda", "emulated"]  # the device class of vitc/host that runs it
+
+    @property
+    def languages(self) -> frozenset[Language]:
+        """Languages that a compiler is needed for."""
+        return frozenset(("c++", "cuda") if self.device == "cuda" else ("c++",))
 
     @abstractmethod
     def render(self, call: KernelCall) -> Mapping[str, Rendered]:
