@@ -50,8 +50,8 @@ extern "C" int @run@(void* const* args, const int64_t* sizes) {{
   gpu::HeadsOutput<Out, gpu::{activation}> output{{{{(T*)args[3]}}}};
   Bias bias = {"{}" if bias == "NoBias" else "{(const T*)args[4]}"};
   return gpu::attention<Tile>("attention", nullptr, int(sizes[0]), {s.heads},
-                              Q{{(const T*)args[0]}}, K{{(const T*)args[1]}}, V{{(const T*)args[2]}}, bias, output,
-                              {scale!r}f);
+                              Q{{(const T*)args[0]}}, K{{(const T*)args[1]}},
+                              V{{(const T*)args[2]}}, bias, output, {scale!r}f);
 }}
 """
 

@@ -126,26 +126,8 @@ VITC_DEVICE void multiply(float (&v)[V], const T* factors) {
   for (int i = 0; i < V; ++i) v[i] *= other[i];
 }
 
-// Rounds two neighbours; for 16-bit types of CUDA one instruction, which the compiler does not make of two.
-template <class T>
-VITC_DEVICE Vector<T, 2> round_pair(float first, float second) {
-  return {{from_float<T>(first), from_float<T>(second)}};
-}
-#if defined(__CUDACC__) && !defined(__HIP__)
-template <>
-VITC_DEVICE Vector<half, 2> round_pair<half>(float first, float second) {
-  const half2 pair = __floats2half2_rn(first, second);
-  return {{__low2half(pair), __high2half(pair)}};
-}
-template <>
-VITC_DEVICE Vector<bfloat16, 2> round_pair<bfloat16>(float first, float second) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-  return {{__low2bfloat16(pair), __high2bfloat16(pair)}};
-}
-#endif
-
-// Stores v, and leaves in v what was stored, so that a sum of squares speaks of the values that the next
-// kernel reads.
+// Stores v, and leaves in v what was stored, so that a sum of squares speaks of the values that the
+// next kernel reads.
 template <int V, class T>
 VITC_DEVICE void write(T* to, float (&v)[V]) {
   T rounded[V];
