@@ -110,7 +110,11 @@ class _Selector:
         for kernel in self.target.kernels:
             if not isinstance(site.op, kernel.ops):
                 continue
-            reason = kernel.refuses(site)
+            operands = tuple(
+                None if constant else self.seen[name]
+                for name, constant in zip(site.node.inputs, site.constant, strict=True)
+            )
+            reason = kernel.refuses(site) or kernel.declines(site, operands)
             if reason is None:
                 return kernel, reasons
             reasons.append(f"{kernel.name}: {reason}")

@@ -1,4 +1,8 @@
-"""CUDA: `cuda:sm_80`, several as `cuda:sm_80+sm_90`, on the host as `cuda:sm_80:emulated`."""
+"""CUDA: `cuda:sm_80`, several as `cuda:sm_80+sm_90`, on the host as `cuda:sm_80:emulated`.
+
+`cuda:sm_90a` has kernels of Hopper's own. A library for further architectures beside it has not:
+they share one copy of the weights, and those kernels pack theirs.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Literal
 from vitc.codegen.kernel import Kernel, KernelCall, Rendered, Target
 from vitc.codegen.sources import Source
 from vitc.codegen.targets.gpu.attention import GpuAttention
-from vitc.codegen.targets.gpu.device import ARCHITECTURES, Tuning
+from vitc.codegen.targets.gpu.device import ARCHITECTURES, Architecture, Tuning
 from vitc.codegen.targets.gpu.elements import (
     GpuConv2d,
     GpuGroupNorm,
@@ -19,6 +23,7 @@ from vitc.codegen.targets.gpu.elements import (
 )
 from vitc.codegen.targets.gpu.gemm import GpuGemm
 from vitc.codegen.targets.gpu.rowwise import GpuConcat, GpuNorm, GpuPointwise, GpuSoftmax
+from vitc.codegen.targets.gpu.sm90_gemm import Sm90Gemm
 from vitc.errors import InputError
 from vitc.ir.types import DType
 
@@ -27,10 +32,12 @@ _EMULATED_FLAGS = ("-O2", "-mavx2", "-mfma", "-mf16c", "-DVITC_EMULATE")
 
 
 class CudaTarget(Target):
-    """NVIDIA GPUs by portable mma.sync kernels; each architecture has its own objects."""
+    """NVIDIA GPUs; each architecture has its own objects. `archs` are in ascending order."""
 
-    def __init__(self, archs: Sequence[int], batches: Sequence[int], emulated: bool) -> None:
-        self.archs = tuple(ARCHITECTURES[sm] for sm in sorted(archs))
+    def __init__(
+        self, archs: Sequence[Architecture], batches: Sequence[int], emulated: bool
+    ) -> None:
+        self.archs = tuple(archs)
         self.isas: tuple[str, ...] = tuple(arch.name for arch in self.archs)
         self.device: Literal["cpu", "cuda", "emulated"] = "emulated" if emulated else "cuda"
         self.name = f"cuda:{'+'.join(self.isas)}" + (":emulated" if emulated else "")
@@ -42,7 +49,10 @@ class CudaTarget(Target):
         )
         self.stats_width = STATS_WIDTH
         tuned = tuple(batches) or (1,)
-        self._families = {arch.name: _kernels(Tuning(arch, tuned)) for arch in self.archs}
+        hopper = self.isas == ("sm_90a",) and not emulated
+        self._families = {
+            arch.name: (_hopper if hopper else _kernels)(Tuning(arch, tuned)) for arch in self.archs
+        }
         # The oldest architecture has the least shared memory: what it takes, all take.
         self.kernels: tuple[Kernel, ...] = self._families[self.isas[0]]
 
@@ -58,18 +68,20 @@ class CudaTarget(Target):
     def model_source(self, text: str) -> Source:
         if self.device == "emulated":
             return Source("model", text, _EMULATED_FLAGS)
-        return Source("model", text, ("-O2",), "cuda")
+        # Host code alone: nvcc only says where its headers are.
+        return Source("model", text, ("-O2", "-x=c++"), "cuda")
 
     def io_dtype(self, dtype: DType) -> DType:
         return DType.FLOAT32 if dtype is DType.TF32 else dtype
 
 
 def _gencode(isa: str) -> tuple[str, ...]:
-    """Machine code for the architecture, and PTX for those that come after it."""
+    """Machine code for the architecture, and PTX for what comes after it, if it can run that."""
     virtual = isa.replace("sm_", "compute_")
+    code = isa if isa.endswith("a") else f"[{isa},{virtual}]"
     # 177: a functor's methods that this kernel does not call.
     quiet = "-diag-suppress=177"
-    return ("-O3", f"-gencode=arch={virtual},code=[{isa},{virtual}]", "-Xptxas=-v", quiet)
+    return ("-O3", f"-gencode=arch={virtual},code={code}", "-Xptxas=-v", quiet)
 
 
 def _kernels(tuning: Tuning) -> tuple[Kernel, ...]:
@@ -88,15 +100,20 @@ def _kernels(tuning: Tuning) -> tuple[Kernel, ...]:
     )
 
 
+def _hopper(tuning: Tuning) -> tuple[Kernel, ...]:
+    """The portable kernels behind those written for Hopper."""
+    return (Sm90Gemm(tuning), *_kernels(tuning))
+
+
 def parse(name: str, batches: Sequence[int]) -> CudaTarget:
     """The target that `name` ("cuda:sm_80+sm_90[:emulated]") describes. Raises InputError."""
-    match = re.fullmatch(r"cuda:((?:sm_)?\d+(?:\+(?:sm_)?\d+)*)(:emulated)?", name)
-    known = ", ".join(arch.name for arch in ARCHITECTURES.values())
+    match = re.fullmatch(r"cuda:((?:sm_)?\d+a?(?:\+(?:sm_)?\d+a?)*)(:emulated)?", name)
+    known = ", ".join(ARCHITECTURES)
     if match is None:
         hint = f"for example cuda:sm_80; known: {known}; several are joined by '+'"
         raise InputError(f"'{name}' is no CUDA target", hint=hint)
-    archs = [int(part.removeprefix("sm_")) for part in match.group(1).split("+")]
-    for sm in archs:
-        if sm not in ARCHITECTURES:
-            raise InputError(f"vitc has no kernels for sm_{sm}", hint=f"known: {known}")
-    return CudaTarget(sorted(set(archs)), batches, match.group(2) is not None)
+    names = {f"sm_{part.removeprefix('sm_')}" for part in match.group(1).split("+")}
+    for unknown in sorted(names - set(ARCHITECTURES)):
+        raise InputError(f"vitc has no kernels for {unknown}", hint=f"known: {known}")
+    archs = [arch for arch in ARCHITECTURES.values() if arch.name in names]
+    return CudaTarget(archs, batches, match.group(2) is not None)

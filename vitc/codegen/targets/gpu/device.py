@@ -10,17 +10,19 @@ from vitc.ir.types import DType
 @dataclass(frozen=True)
 class Architecture:
     """One GPU architecture: `sm` such as 80, multiprocessors of its usual card, shared memory a
-    block may ask for in bytes, and whether tensor cores multiply tf32 faster than FMA units do.
+    block may ask for in bytes, whether tensor cores multiply tf32 faster than FMA units do, and
+    "a" where kernels may use what only this chip has.
     """
 
     sm: int
     multiprocessors: int
     shared_bytes: int
     fast_tf32: bool
+    suffix: str = ""
 
     @property
     def name(self) -> str:
-        return f"sm_{self.sm}"
+        return f"sm_{self.sm}{self.suffix}"
 
     @property
     def async_copies(self) -> bool:
@@ -40,13 +42,14 @@ class Architecture:
 
 # Shared memory: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
 ARCHITECTURES = {
-    arch.sm: arch
+    arch.name: arch
     for arch in (
         Architecture(75, 40, 64 << 10, False),  # T4
         Architecture(80, 108, 163 << 10, True),  # A100
         Architecture(86, 72, 99 << 10, False),  # A10
         Architecture(89, 142, 99 << 10, False),  # L40S
         Architecture(90, 132, 227 << 10, True),  # H100
+        Architecture(90, 132, 227 << 10, True, "a"),  # H100, with its own instructions
         Architecture(100, 148, 227 << 10, True),  # B200
         Architecture(120, 170, 99 << 10, False),  # RTX 5090
     )

@@ -1,0 +1,190 @@
+"""The tiles of Hopper's GEMM; one is chosen by records of measured times, else by a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from math import ceil, log
+from pathlib import Path
+from typing import Any
+
+from vitc.ir.types import DType
+
+_RECORDS = Path(__file__).parent / "records"
+_SHARED_BYTES = 227 << 10  # of a block
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A product as tiles are chosen for it.
+
+    m, n, k: rows, columns, depth. steps: kinds of the fused steps in order. stats: width of the
+    slices whose sums of squares are emitted, 0 for none.
+    """
+
+    dtype: DType
+    m: int
+    n: int
+    k: int
+    steps: tuple[str, ...] = ()
+    stats: int = 0
+
+    @property
+    def key(self) -> str:
+        """The problem without its rows, as records name it."""
+        steps = ",".join(self.steps)
+        return f"{self.dtype.short} {self.n}x{self.k} [{steps}] stats={self.stats}"
+
+
+@dataclass(frozen=True)
+class LargeTile:
+    """A tile of vitc/gpu/sm90/gemm.cuh: rows and columns of a consumer warpgroup, stages, whether
+    the two warpgroups have a tile each (ping-pong), and blocks of a cluster.
+    """
+
+    rows: int
+    columns: int
+    stages: int
+    ping_pong: bool
+    cluster: int = 1
+
+    @property
+    def tile_rows(self) -> int:
+        return self.rows if self.ping_pong else 2 * self.rows
+
+    @property
+    def name(self) -> str:
+        kind = "pp" if self.ping_pong else "co"
+        return f"{kind}{self.tile_rows}x{self.columns}c{self.cluster}"
+
+    function = "gemm"
+
+    def cpp(self, type_: str) -> str:
+        ping_pong = str(self.ping_pong).lower()
+        sizes = f"{self.rows}, {self.columns}, {self.stages}, 2, {ping_pong}, {self.cluster}"
+        return f"GemmTile<{type_}, {sizes}>"
+
+    def takes(self, problem: Problem) -> bool:
+        stage = (self.tile_rows + self.columns) * 128
+        assert self.stages * stage + 2048 <= _SHARED_BYTES
+        # 192 rows of a warpgroup leave no registers for residuals in flight.
+        operands = any(step in _WITH_OPERAND for step in problem.steps[1:])
+        return not (self.rows == 192 and (operands or problem.stats))
+
+
+@dataclass(frozen=True)
+class SplitTile:
+    """A tile of vitc/gpu/sm90/split_gemm.cuh: 64 rows, columns, stages, and parts of K."""
+
+    columns: int
+    stages: int
+    split: int
+
+    tile_rows = 64
+    function = "split_gemm"
+
+    @property
+    def name(self) -> str:
+        return f"split{self.split}_64x{self.columns}"
+
+    def cpp(self, type_: str) -> str:
+        return f"SplitTile<{type_}, {self.columns}, {self.stages}, {self.split}>"
+
+    def takes(self, problem: Problem) -> bool:
+        whole = -(-problem.k // 64) % self.split == 0
+        return whole and (not problem.stats or self.columns in (64, 128))
+
+
+_WITH_OPERAND = frozenset(("add", "sub", "rsub", "mul", "div", "rdiv", "maximum", "minimum"))
+
+Tile = LargeTile | SplitTile
+TILES: tuple[Tile, ...] = (
+    LargeTile(128, 192, 5, True),
+    LargeTile(128, 192, 5, True, 2),
+    LargeTile(128, 128, 6, True),
+    LargeTile(128, 128, 6, True, 2),
+    LargeTile(64, 256, 5, True),
+    LargeTile(64, 192, 6, True),
+    LargeTile(64, 128, 8, True),
+    LargeTile(192, 128, 5, True),
+    LargeTile(64, 256, 4, False),
+    LargeTile(64, 256, 4, False, 2),
+    LargeTile(64, 192, 5, False),
+    LargeTile(64, 128, 6, False),
+    LargeTile(128, 128, 4, False),
+    LargeTile(128, 128, 4, False, 2),
+    LargeTile(128, 192, 4, False),
+    SplitTile(32, 12, 1),
+    SplitTile(32, 12, 2),
+    SplitTile(64, 12, 1),
+    SplitTile(64, 12, 2),
+    SplitTile(64, 12, 4),
+    SplitTile(96, 10, 1),
+    SplitTile(128, 8, 1),
+    SplitTile(128, 8, 2),
+)
+
+
+def choose_tile(problem: Problem, multiprocessors: int) -> Tile:
+    """The tile measured fastest for the problem, or else the one with the least estimated time."""
+    tiles = {tile.name: tile for tile in TILES if tile.takes(problem)}
+    for name in recorded(problem):
+        if name in tiles:
+            return tiles[name]
+    return min(tiles.values(), key=lambda tile: cost(tile, problem, multiprocessors))
+
+
+# A record speaks for row counts up to this ratio away: waves of tiles change beyond it.
+_REACH = 1.15
+
+
+def recorded(problem: Problem) -> list[str]:
+    """Tiles by measured time, fastest first, at the recorded row count nearest to the problem's."""
+    best, found = log(_REACH), dict[str, float]()
+    for m, times in _records().get(problem.key, ()):
+        distance = abs(log(m / problem.m))
+        if distance <= best:
+            best, found = distance, times
+    return sorted(found, key=lambda name: found[name])
+
+
+@cache
+def _records() -> dict[str, list[tuple[int, dict[str, float]]]]:
+    records: dict[str, list[tuple[int, dict[str, float]]]] = {}
+    for path in sorted(_RECORDS.glob("*.json")):
+        data: dict[str, Any] = json.loads(path.read_text())
+        for entry in data["problems"]:
+            records.setdefault(entry["problem"], []).append((entry["m"], entry["us"]))
+    return records
+
+
+def cost(tile: Tile, problem: Problem, multiprocessors: int) -> float:
+    """Estimated clocks.
+
+    Per multiprocessor and clock: 2048 multiply-adds, about 46 bytes from L2. Starting a kernel and
+    filling the pipeline take a fixed time; an epilogue costs clocks per element and step, which
+    ping-pong hides but for its share of issue slots.
+    """
+    epilogue = tile.tile_rows * tile.columns / 128 * (5 + 4 * len(problem.steps))
+    tiles_m, tiles_n = ceil(problem.m / tile.tile_rows), ceil(problem.n / tile.columns)
+    steps = ceil(problem.k / 64)
+    arithmetic = tile.tile_rows * tile.columns * 64 / 2048
+    cluster = tile.cluster if isinstance(tile, LargeTile) else 1
+    copies = (tile.tile_rows + tile.columns / cluster) * 128 / 46
+    step = max(arithmetic, copies)
+    if isinstance(tile, SplitTile):
+        blocks = tiles_m * tiles_n * tile.split
+        together = 2 if tile.stages * (64 + tile.columns) * 128 < _SHARED_BYTES // 2 else 1
+        waves = ceil(blocks / (multiprocessors * together))
+        shared = min(together, ceil(blocks / multiprocessors))
+        exchange = 1500 if tile.split > 1 else 0
+        latency = 2500 + exchange + epilogue
+        return waves * (steps / tile.split * max(step * shared, 90) + latency)
+    clusters = multiprocessors // cluster
+    turns = ceil(ceil(tiles_m / cluster) * tiles_n / clusters)
+    main = steps * step / 0.96
+    if tile.ping_pong:
+        each = max(main + 0.15 * epilogue, (main + epilogue) / 2)
+        return 3500 + turns * each + epilogue
+    return 3500 + turns * (main + 0.8 * epilogue + 600)

@@ -1,0 +1,197 @@
+// Y[M, N] = epilogue(A[M, K] * W[N, K]^T) on Hopper, for many rows.
+//
+// One block a multiprocessor. A producer thread copies tiles of A and W into a ring of stages; consumer
+// warpgroups multiply them and pass their sums through the epilogue. Blocks (or clusters of them) take
+// tiles in turn, columns fastest, so that those at work at a time share few rows of A and all of W in L2.
+// While a warpgroup is in its epilogue the other one multiplies (ping-pong), and the producer runs ahead
+// into the next tile in any case.
+#pragma once
+
+#include "vitc/gpu/sm90/launch.h"
+#include "vitc/gpu/sm90/tile.h"
+
+namespace vitc::gpu::sm90 {
+
+template <class Tile, int kN>
+struct Raster {
+  static constexpr int kTilesN = (kN + Tile::kColumns - 1) / Tile::kColumns;
+
+  // Tiles of a cluster: its blocks lie one below the other and have their columns in common.
+  static VITC_HOST_DEVICE int tiles(int m) {
+    const int rows = Tile::kTileRows * Tile::kCluster;
+    return (m + rows - 1) / rows * kTilesN;
+  }
+  static VITC_DEVICE int row(int tile, int rank) {
+    return (tile / kTilesN * Tile::kCluster + rank) * Tile::kTileRows;
+  }
+  static VITC_DEVICE int column(int tile) { return tile % kTilesN * Tile::kColumns; }
+};
+
+// Copies the tiles of A and W for all steps of all tiles; one thread.
+template <class Tile, int kN, int kK>
+VITC_DEVICE void produce(const Ring<Tile>& ring, const TensorMap* map_a, const TensorMap* map_w, int first,
+                         int stride, int tiles, int rank) {
+  using Where = Raster<Tile, kN>;
+  constexpr int kSteps = (kK + kTileDepth - 1) / kTileDepth;
+  const auto copy_weights = [&](int slot, int step, int column) {
+    Barrier* full = ring.full + slot;
+    barrier_expect(full, Tile::kBytesA + Tile::kBytesB);
+    if constexpr (Tile::kCluster == 1) {
+      copy_tile(ring.tile_b(slot), map_w, step * kTileDepth, column, full);
+    } else {  // each block copies its part for all
+      constexpr int kPart = Tile::kColumns / Tile::kCluster;
+      copy_tile_to(ring.tile_b(slot) + rank * kPart * kTileBytes, map_w, step * kTileDepth,
+                   column + rank * kPart, full, (1 << Tile::kCluster) - 1);
+    }
+  };
+
+  // Weights are there before earlier kernels have ended, A is not.
+  constexpr int kAhead = kSteps < Tile::kStages ? kSteps : Tile::kStages;
+  VITC_NO_UNROLL
+  for (int step = 0; step < kAhead; ++step) copy_weights(step, step, Where::column(first));
+  wait_for_previous_kernel();
+
+  int ahead = kAhead;
+  Position<Tile> at;
+  at.parity = 1;
+  VITC_NO_UNROLL
+  for (int tile = first; tile < tiles; tile += stride) {
+    const int row = Where::row(tile, rank), column = Where::column(tile);
+    VITC_NO_UNROLL
+    for (int step = 0; step < kSteps; ++step) {
+      if (ahead > 0) {
+        --ahead;
+      } else {
+        barrier_wait(ring.empty + at.slot, at.parity);
+        copy_weights(at.slot, step, column);
+      }
+      copy_tile(ring.tile_a(at.slot), map_a, step * kTileDepth, row, ring.full + at.slot);
+      at.next();
+    }
+  }
+  let_next_kernel_start();
+}
+
+// Multiplies and writes out the tiles of consumer warpgroup `group`.
+template <class Tile, int kN, int kK, class Epilogue>
+VITC_DEVICE void consume(const Ring<Tile>& ring, int m, int first, int stride, int tiles, int rank, int group,
+                         const Epilogue& epilogue) {
+  using T = typename Tile::T;
+  using Where = Raster<Tile, kN>;
+  using TileSums = Sums<T, Tile::kRows, Tile::kColumns>;
+  constexpr int kSteps = (kK + kTileDepth - 1) / kTileDepth;
+  constexpr bool kPingPong = Tile::kPingPong;
+  // Named barriers: 1 + group is a warpgroup's turn to multiply, 1 + kConsumers + group its own.
+  const int turn = 1 + group, other_turn = 1 + (group ^ 1), own = 1 + Tile::kConsumers + group;
+  const int shared_rows = kPingPong ? 0 : group * Tile::kRows;
+  float* row_scale = ring.end() + group * Tile::kRows;
+
+  wait_for_previous_kernel();
+  if (kPingPong && group == 1) named_arrive(1, 2 * kWarpgroup);
+  VITC_NO_UNROLL
+  for (int index = kPingPong ? group : 0;; index += kPingPong ? 2 : 1) {
+    const int tile = first + index * stride;
+    if (tile >= tiles) break;
+    const int first_m = Where::row(tile, rank) + shared_rows, first_n = Where::column(tile);
+    if constexpr (Epilogue::kRowScale) {
+      named_sync(own, kWarpgroup);  // the tile before is written
+      for (int r = thread() % kWarpgroup; r < Tile::kRows; r += kWarpgroup) {
+        row_scale[r] = epilogue.row_scale(minimum(first_m + r, m - 1));
+      }
+    }
+
+    Position<Tile> at;
+    at.skip(index * kSteps);
+    int before = 0;  // slot of the step before, which is read until its products are done
+    const auto release = [&](int slot) {
+      if constexpr (Tile::kCluster == 1) {
+        if (lane() == 0) barrier_arrive(ring.empty + slot);
+      } else {
+        if (lane() < Tile::kCluster) barrier_arrive_at(ring.empty + slot, unsigned(lane()));
+      }
+    };
+    TileSums sums;
+    const auto multiply = [&](auto is_first) {
+      constexpr bool kFirst = decltype(is_first)::value;
+      barrier_wait(ring.full + at.slot, at.parity);
+      sums.template multiply<kFirst>(ring.tile_a(at.slot) + shared_rows * kTileBytes, ring.tile_b(at.slot));
+      if constexpr (!kFirst) {
+        products_wait<1>();
+        release(before);
+      }
+      before = at.slot;
+      at.next();
+    };
+    // Not before its turn may a warpgroup wait for `full`: the parity could be that of two phases ago.
+    if constexpr (kPingPong) named_sync(turn, 2 * kWarpgroup);
+    multiply(Int<1>{});
+    VITC_NO_UNROLL
+    for (int step = 1; step < kSteps; ++step) multiply(Int<0>{});
+    if (kPingPong && tile + stride < tiles) named_arrive(other_turn, 2 * kWarpgroup);
+    sums.finish();
+    release(before);
+
+    if constexpr (Epilogue::kRowScale) named_sync(own, kWarpgroup);
+    write_out<kN, TileSums, Tile::kColumns>(sums, m, first_m, first_n, row_scale, epilogue);
+  }
+}
+
+template <class Tile, int kN, int kK, class Epilogue>
+VITC_KERNEL(Tile::kThreads, 1)
+gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_w,
+            const __grid_constant__ Epilogue epilogue) {
+  const Ring<Tile> ring(dynamic_shared<char>());
+  const int rank = Tile::kCluster == 1 ? 0 : int(cluster_rank());
+  const int first = block() / Tile::kCluster, stride = int(grid_size().x) / Tile::kCluster;
+  const int tiles = Raster<Tile, kN>::tiles(m);
+  if (thread() == 0) {
+    prefetch_map(&map_a);
+    prefetch_map(&map_w);
+    ring.init(4 * Tile::kCluster * (Tile::kPingPong ? 1 : Tile::kConsumers));
+  }
+  if constexpr (Tile::kCluster == 1) {
+    sync_block();
+  } else {
+    cluster_sync();
+  }
+
+  // Of 65536 registers, 512 for each 4 that a warpgroup's threads have.
+  if (thread() < kWarpgroup) {
+    if constexpr (Tile::kConsumers == 2) give_back_registers<24>();
+    if (thread() == 0) produce<Tile, kN, kK>(ring, &map_a, &map_w, first, stride, tiles, rank);
+  } else {
+    if constexpr (Tile::kConsumers == 2) take_registers<240>();
+    consume<Tile, kN, kK>(ring, m, first, stride, tiles, rank, thread() / kWarpgroup - 1, epilogue);
+  }
+  if constexpr (Tile::kCluster > 1) {  // the others may still arrive at this block's barriers
+    sync_warp();
+    cluster_sync();
+  }
+}
+
+inline int multiprocessors() {
+  static const int count = [] {
+    int device = 0, found = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, device);
+    return found;
+  }();
+  return count > 0 ? count : 1;
+}
+
+// Launches the kernel for m >= 1 rows of A, `row_stride` elements apart. W is packed (tile.h).
+template <class Tile, int kN, int kK, class Epilogue>
+int gemm(const char* name, Stream stream, int m, const typename Tile::T* a, int64_t row_stride,
+         const typename Tile::T* w, const Epilogue& epilogue) {
+  TensorMap map_a, map_w;
+  int status = encode_map(&map_a, a, m, kK, row_stride, Tile::kTileRows);
+  if (status == 0) status = encode_map(&map_w, w, kPackedRows<kN>, kK, kK, Tile::kColumns / Tile::kCluster);
+  if (status != 0) return status;
+  const int clusters = minimum(Raster<Tile, kN>::tiles(m), multiprocessors() / Tile::kCluster);
+  const LaunchShape shape{name, Dim3(unsigned(clusters * Tile::kCluster)), Tile::kThreads,
+                          size_t(Tile::kSharedBytes), stream};
+  return launch_clusters(shape, Tile::kCluster, VITC_OVERLAP, gemm_kernel<Tile, kN, kK, Epilogue>, m, map_a,
+                         map_w, epilogue);
+}
+
+}  // namespace vitc::gpu::sm90

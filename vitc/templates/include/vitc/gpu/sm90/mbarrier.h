@@ -1,0 +1,109 @@
+// Barriers in shared memory (mbarrier), barriers among some warps of a block, and clusters of blocks.
+//
+// A barrier's phase ends when as many threads have arrived as it was made for and all bytes that were
+// announced have landed. Waiting names the parity of the phase: the first phase is 0, and waiting for
+// parity 1 on a fresh barrier returns at once.
+#pragma once
+
+#include "vitc/gpu/device.h"
+#include "vitc/gpu/ptx.h"
+
+namespace vitc::gpu::sm90 {
+
+using Barrier = uint64_t;  // lives in shared memory
+
+// ---- mbarriers -----------------------------------------------------------------------------------------
+VITC_DEVICE void barrier_init(Barrier* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
+               : "memory");
+}
+// Makes initialised barriers visible to the copy engine and to the other blocks of the cluster.
+VITC_DEVICE void barrier_init_done() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+VITC_DEVICE void barrier_wait(Barrier* barrier, unsigned parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again_%=;\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+VITC_DEVICE void barrier_arrive(Barrier* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+// Arrives, and announces `bytes` that copies will bring.
+VITC_DEVICE void barrier_expect(Barrier* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
+}
+// Arrives at the same barrier of another block of the cluster. Without .release.cluster, which would
+// wait for all of this thread's memory traffic and halves the speed of a GEMM: what is handed over here
+// is a buffer that wgmma has finished reading, not data.
+VITC_DEVICE void barrier_arrive_at(Barrier* barrier, unsigned rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
+// ---- named barriers among warps of a block: ids 1 to 15, 0 is sync_block()'s -----------------------------
+VITC_DEVICE void named_sync(int id, int threads) {
+  asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+VITC_DEVICE void named_arrive(int id, int threads) {
+  asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// ---- clusters ------------------------------------------------------------------------------------------
+VITC_DEVICE unsigned cluster_rank() {
+  unsigned rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// All threads of all blocks of the cluster; warps must be whole when they come here.
+VITC_DEVICE void cluster_sync() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+// 16 bytes of another block's shared memory, at the place that `local` has in this one's.
+VITC_DEVICE void load_from(float (&v)[4], const float* local, unsigned rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %4, %5;\n"
+      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n"
+      "}"
+      : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
+      : "r"(shared_address(local)), "r"(rank)
+      : "memory");
+}
+
+// ---- registers of a warpgroup ----------------------------------------------------------------------------
+template <int kCount>
+VITC_DEVICE void give_back_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+VITC_DEVICE void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
+// ---- dependent launches: a kernel may start before the one before it ends ----------------------------------
+// The next kernel may start when every block has said so (one thread speaks for its block). It sees what
+// this one writes only behind its wait_for_previous_kernel().
+VITC_DEVICE void let_next_kernel_start() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+}  // namespace vitc::gpu::sm90

@@ -1,0 +1,181 @@
+// A tile configuration, the ring of shared-memory stages that feeds it, and how its sums become output.
+#pragma once
+
+#include "vitc/gpu/epilogue.cuh"
+#include "vitc/gpu/sm90/mbarrier.h"
+#include "vitc/gpu/sm90/tma.h"
+#include "vitc/gpu/sm90/wgmma.h"
+
+namespace vitc::gpu::sm90 {
+
+constexpr int kWarpgroup = 128;
+
+// Weights are packed: within 32 rows of W, row 8 j + 2 q + e of the packed matrix is row 8 q + 2 j + e.
+// So the 8 sums that a thread holds of 32 columns of the product (wgmma.h) are 8 neighbouring columns of
+// the output: 16-byte loads and stores straight from registers, without a way through shared memory.
+constexpr int kColumnGroup = 32;
+constexpr int kVector = 8;
+template <int kN>
+constexpr int kPackedRows = (kN + kColumnGroup - 1) / kColumnGroup * kColumnGroup;  // the rest is zeros
+
+// kRows x kColumns are what one consumer warpgroup multiplies at a time; there are kConsumers of them.
+// kPingPong: each has a tile of its own, and one multiplies while the other writes its sums out.
+// Otherwise they share a tile of kConsumers * kRows rows. kCluster blocks share each tile of weights.
+template <class T_, int kRows_, int kColumns_, int kStages_, int kConsumers_, bool kPingPong_, int kCluster_>
+struct GemmTile {
+  using T = T_;
+  static constexpr int kRows = kRows_, kColumns = kColumns_, kStages = kStages_;
+  static constexpr int kConsumers = kConsumers_, kCluster = kCluster_;
+  static constexpr bool kPingPong = kPingPong_;
+  static constexpr int kTileRows = kPingPong ? kRows : kRows * kConsumers;
+  static constexpr int kBytesA = kTileRows * kTileBytes, kBytesB = kColumns * kTileBytes;
+  static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
+  static constexpr int kScales = kRows * kConsumers;  // row scales in shared memory
+  static constexpr int kSharedBytes =
+      kStages * (kBytesA + kBytesB + 2 * int(sizeof(Barrier))) + kScales * int(sizeof(float));
+  static_assert(kRows % 64 == 0 && kColumns % kColumnGroup == 0 && kColumns % (8 * kCluster) == 0);
+  static_assert(!kPingPong || kConsumers == 2);
+};
+
+// The stages: tiles of A, tiles of W, and for each stage a barrier that says it is full and one that
+// says it is empty.
+template <class Tile>
+struct Ring {
+  char *a, *b;
+  Barrier *full, *empty;
+
+  VITC_DEVICE explicit Ring(char* memory)
+      : a(memory),
+        b(memory + Tile::kStages * Tile::kBytesA),
+        full(reinterpret_cast<Barrier*>(b + Tile::kStages * Tile::kBytesB)),
+        empty(full + Tile::kStages) {}
+
+  VITC_DEVICE char* tile_a(int slot) const { return a + slot * Tile::kBytesA; }
+  VITC_DEVICE char* tile_b(int slot) const { return b + slot * Tile::kBytesB; }
+  VITC_DEVICE float* end() const { return reinterpret_cast<float*>(empty + Tile::kStages); }
+
+  // One thread. A stage is empty when one lane of each of `warps` consumer warps has said so.
+  VITC_DEVICE void init(int warps) const {
+    for (int slot = 0; slot < Tile::kStages; ++slot) {
+      barrier_init(full + slot, 1);
+      barrier_init(empty + slot, warps);
+    }
+    barrier_init_done();
+  }
+};
+
+// Where a producer or a consumer is in the ring.
+template <class Tile>
+struct Position {
+  int slot = 0;
+  unsigned parity = 0;
+
+  VITC_DEVICE void skip(int steps) {
+    slot = steps % Tile::kStages;
+    parity = unsigned(steps / Tile::kStages) & 1;
+  }
+  VITC_DEVICE void next() {
+    if (++slot == Tile::kStages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// A warpgroup's sums of a kRows x kColumns tile.
+template <class T, int kRows, int kColumns>
+struct Sums {
+  static constexpr int kBlocks = kRows / 64;
+  float d[kBlocks][kColumns / 2];
+
+  // One step of 64 columns of A and W; `first` writes the sums, later ones add to them.
+  template <bool kFirst>
+  VITC_DEVICE void multiply(const char* tile_a, const char* tile_b) {
+    const uint64_t a = tile_descriptor(tile_a), b = tile_descriptor(tile_b);
+    products_begin();
+    VITC_UNROLL
+    for (int k = 0; k < kTileDepth / 16; ++k) {
+      VITC_UNROLL
+      for (int block = 0; block < kBlocks; ++block) {
+        const uint64_t rows = a + block * 64 * kNextRow + k * kNextColumns;
+        if constexpr (kFirst) {
+          if (k == 0) {
+            Product<T, kColumns>::multiply_first(d[block], rows, b);
+            continue;
+          }
+        }
+        Product<T, kColumns>::multiply_add(d[block], rows, b + k * kNextColumns);
+      }
+    }
+    products_commit();
+  }
+
+  VITC_DEVICE void finish() {
+    products_wait<0>();
+    VITC_UNROLL
+    for (int block = 0; block < kBlocks; ++block) products_use(d[block]);
+  }
+
+  // Row of the warpgroup's tile whose sums get() gives for (block, half).
+  static VITC_DEVICE int row(int block, int half) {
+    return block * 64 + thread() % kWarpgroup / kWarp * 16 + lane() / 4 + half * 8;
+  }
+  // First of the 8 columns of a group.
+  static VITC_DEVICE int column(int group) { return group * kColumnGroup + lane() % 4 * kVector; }
+
+  VITC_DEVICE void get(float (&v)[kVector], int block, int half, int group) const {
+    VITC_UNROLL
+    for (int i = 0; i < kVector; ++i) v[i] = d[block][group * 16 + i / 2 * 4 + half * 2 + i % 2];
+  }
+};
+
+// Passes a warpgroup's tile through the epilogue. The rows of a column group go together, all loads
+// before the first store: an output may lie where an operand was read, so that the compiler could not
+// move a load before a store, and each would wait for memory alone. Rows past the end compute what the
+// last row does, and are not stored.
+template <int kN, class Sums, int kColumns, class Epilogue>
+VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n, const float* row_scale,
+                           const Epilogue& epilogue) {
+  constexpr int kLines = Sums::kBlocks * 2;  // rows of a thread
+  int rows[kLines];
+  float scales[kLines], squares[kLines];
+  VITC_UNROLL
+  for (int i = 0; i < kLines; ++i) {
+    const int local = Sums::row(i / 2, i % 2);
+    rows[i] = first_m + local;
+    scales[i] = Epilogue::kRowScale ? row_scale[local] : 1.f;
+    squares[i] = 0;
+  }
+  VITC_UNROLL
+  for (int group = 0; group < kColumns / kColumnGroup; ++group) {
+    const int column = first_n + Sums::column(group);
+    if (kN % kColumns == 0 || column < kN) {
+      float v[kLines][kVector];
+      VITC_UNROLL
+      for (int i = 0; i < kLines; ++i) {
+        sums.get(v[i], i / 2, i % 2, group);
+        epilogue.steps(minimum(rows[i], m - 1), column, v[i], scales[i]);
+      }
+      VITC_UNROLL
+      for (int i = 0; i < kLines; ++i) {
+        if (rows[i] < m) epilogue.store(rows[i], column, v[i]);
+        if constexpr (Epilogue::kSumSquares) {
+          VITC_UNROLL
+          for (int c = 0; c < kVector; ++c) squares[i] = fmaf(v[i][c], v[i][c], squares[i]);
+        }
+      }
+    }
+    if constexpr (Epilogue::kSumSquares) {
+      if (group % 2 == 0) continue;
+      VITC_UNROLL
+      for (int i = 0; i < kLines; ++i) {
+        const float sum = warp_sum<4>(squares[i]);  // the four lanes that share the row
+        const int slice = first_n / 64 + group / 2;
+        if (lane() % 4 == 0 && rows[i] < m && slice * 64 < kN) epilogue.sum_squares(rows[i], slice, sum);
+        squares[i] = 0;
+      }
+    }
+  }
+}
+
+}  // namespace vitc::gpu::sm90
