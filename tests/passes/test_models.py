@@ -53,7 +53,7 @@ def optimised(name: str) -> Graph:
 
 
 every_model = pytest.mark.parametrize("name", MODELS)
-CHEAP = ("distilled", "clip", "qk_norm")
+CHEAP = ("distilled", "qk_norm")  # between them nearly every rule applies
 
 
 @every_model
@@ -78,7 +78,7 @@ def test_each_can_be_disabled(name: str) -> None:
         assert difference(graph, result) < 1e-10, disabled
 
 
-@pytest.mark.parametrize("name", [*CHEAP, "swiglu", "map"])
+@pytest.mark.parametrize("name", [*CHEAP, "clip", "swiglu", "map"])
 def test_every_application_of_a_rule_is_exact(name: str) -> None:
     run_pipeline(imported(name), PassOptions(check=True))
 

@@ -147,7 +147,7 @@ def _seen_by_rows(match: Match, constant: Value, index_map: IndexMap) -> Value |
     if not match.is_constant(constant.name):
         return None
     size = per_image(constant.shape)
-    numbers = np.arange(1, size + 1).reshape(shape_at(constant.shape, 1))
+    numbers = np.reshape(np.arange(1, size + 1), shape_at(constant.shape, 1))
     spread = np.broadcast_to(numbers, shape_at(index_map.shape, 1))
     moved = index_map.apply(np.ascontiguousarray(spread))
     rows = np.reshape(moved, (-1, moved.shape[-1])) - 1
