@@ -78,7 +78,9 @@ def build(name: str) -> nn.Module:
 
 def _cut_depth(name: str) -> dict[str, Any]:
     module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-    return {"depths": (_DEPTH,) * 4} if module in FAMILIES["swin"] else {"depth": _DEPTH}
+    if module in FAMILIES["swin"]:
+        return {"depths": (_DEPTH,) * 4}
+    return {"depth": (_DEPTH,) * 3 if module in FAMILIES["levit"] else _DEPTH}
 
 
 def _affordable(model: nn.Module) -> tuple[int, int] | None:
@@ -185,6 +187,14 @@ def _by_family(outcomes: list[Outcome]) -> dict[str, str]:
     return counts
 
 
+def _survive(name: str, stage: str) -> Outcome:
+    """As `check`, but a bug in one model does not end the sweep."""
+    try:
+        return check(name, stage)
+    except Exception as bug:  # noqa: BLE001
+        return Outcome(name, False, None, (0, 0), 0.0, f"{type(bug).__name__}: {bug}")
+
+
 def main() -> int:
     from rich.console import Console
     from rich.progress import track
@@ -201,7 +211,9 @@ def main() -> int:
     console = Console()
     outcomes: list[Outcome] = []
     for name in track(wanted, f"{given.stage} of {len(wanted)} models", console=console):
-        outcomes.append(check(name, given.stage))
+        outcomes.append(_survive(name, given.stage))
+        if given.json is not None:  # after each, so that an interrupted sweep leaves its part
+            given.json.write_text(json.dumps(report(outcomes, given.stage), indent=1) + "\n")
         if not outcomes[-1].verified:
             console.print(f"{name}: {outcomes[-1].error} {outcomes[-1].message}")
     table = Table("model", "image", "relative error", "seconds", "")
@@ -213,8 +225,6 @@ def main() -> int:
     console.print(table)
     summary = report(outcomes, given.stage)
     console.print(f"{summary['verified']} of {summary['names']} verify ({given.stage})")
-    if given.json is not None:
-        given.json.write_text(json.dumps(summary, indent=1) + "\n")
     return 0 if summary["verified"] == summary["names"] else 1
 
 
