@@ -145,7 +145,7 @@ def compile(
         graph, imported.state, options, path, toolchain=toolchain, about=about, stages=stages
     )
     with stages("load"):
-        module = CompiledModule.open(path, threads=threads, verify=False)
+        module = CompiledModule.open(path, threads=threads, verify=False, lazy=True)
     module.imported, module.graph, module.report = imported.graph, graph, stages.report
     module.folder = folder
     return module

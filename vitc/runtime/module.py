@@ -69,7 +69,6 @@ class Module:
         footer: Footer,
         library: Library,
         manifest: dict[str, Any],
-        model: int,
         place: Place,
         *,
         threads: int | None,
@@ -82,16 +81,14 @@ class Module:
         self.threads = threads
         self._footer = footer
         self._library = library
-        self._model = model
+        self._model: int | None = None  # made by _handle at its first use
+        self._closed = False
         self.place = place
         self._override = override
         self._replaced: dict[str, WeightArray] = {}
         self._local = threading.local()
         self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         self._lock = threading.Lock()  # guards _contexts, _replaced and closing
-        self._finalizer = weakref.finalize(
-            self, destroy_in_process, os.getpid(), library.model_destroy, model
-        )
 
     @classmethod
     def open(
@@ -102,17 +99,22 @@ class Module:
         threads: int | None = None,
         weights: str | os.PathLike[str] | None = None,
         verify: bool = True,
+        lazy: bool = False,
     ) -> Self:
-        """As `vitc.load`, for subclasses too."""
+        """As `vitc.load`, for subclasses too. lazy: the device is first needed by the first call,
+        so that a library for a GPU can be made where there is none.
+        """
         file = Path(path).absolute()
         other = None if weights is None else Path(weights).absolute()
         footer = check_file(file, weights=other, verify=verify)
         library = Library(file, footer.code_digest)
         manifest = parse_manifest(file, library.manifest_text, library.inputs, library.outputs)
         place = place_of(manifest["target"], device)
-        source = other or (external_weights(file) if footer.mode == "external" else None)
-        model = library.model_create(place.index, source)
-        return cls(file, footer, library, manifest, model, place, threads=threads, override=other)
+        module = cls(file, footer, library, manifest, place, threads=threads, override=other)
+        if not lazy:
+            with module._lock:
+                module._handle()
+        return module
 
     def __call__(self, *inputs: Any) -> Any:
         """Runs the model on one batch, in the calling thread's context; see Context.__call__."""
@@ -128,7 +130,7 @@ class Module:
         with self._lock:
             self._check_open()
             steps = self.manifest["steps"]
-            context = Context(self._library, self._model, count, steps, self.place)
+            context = Context(self._library, self._handle(), count, steps, self.place)
             self._contexts.add(context)
         return context
 
@@ -148,7 +150,7 @@ class Module:
         constants = final_constants(self.manifest, state_dict)
         with self._lock:
             self._check_open()
-            self._library.set_weights(self._model, constants)
+            self._library.set_weights(self._handle(), constants)
             self._replaced.update(constants)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -173,7 +175,9 @@ class Module:
     def close(self) -> None:
         """Releases the weights and all contexts, after waiting for calls that are running."""
         with self._lock:
-            self._finalizer()
+            self._closed = True
+            if self._model is not None:
+                self._finalizer()
             contexts = list(self._contexts)
         for context in contexts:
             context.close()
@@ -192,12 +196,24 @@ class Module:
     def __repr__(self) -> str:
         takes = ", ".join(map(str, self.inputs))
         gives = ", ".join(map(str, self.outputs))
-        state = "" if self._finalizer.alive else ", closed"
+        state = ", closed" if self._closed else ""
         return (
             f"<vitc.Module {self.manifest['name']}: ({takes}) -> ({gives}), "
             f"{self.manifest['target']}, {len(self.manifest['steps'])} steps, "
             f"'{self.path}'{state}>"
         )
+
+    def _handle(self) -> int:
+        """The model on its device; the caller holds the lock. Raises DeviceError."""
+        if self._model is None:
+            source = self._override
+            if source is None and self._footer.mode == "external":
+                source = external_weights(self.path)
+            self._model = self._library.model_create(self.place.index, source)
+            self._finalizer = weakref.finalize(
+                self, destroy_in_process, os.getpid(), self._library.model_destroy, self._model
+            )
+        return self._model
 
     def _context(self) -> Context:
         # A forked child starts anew: the threads of its parent's contexts do not exist in it.
@@ -208,7 +224,7 @@ class Module:
         return found[1]
 
     def _check_open(self) -> None:
-        if not self._finalizer.alive:
+        if self._closed:
             raise VitcError(f"the module of '{self.path}' is closed", hint="load it again")
 
     def _stored_weights(self, footer: Footer) -> dict[str, WeightArray]:
