@@ -24,7 +24,7 @@ help:
 	@sed -n 's/^#  \( *make\)/\1/p' Makefile
 
 demo: $(VENV)/.ready-plot
-	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/compile_and_classify.py
 
 test: $(VENV)/.ready-test
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)

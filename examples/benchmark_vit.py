@@ -26,6 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["vit_base_patch16_224"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--target", default=None, help="as of vitc.compile; None: the best here")
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=["eager", "compile"])
     parser.add_argument("--threads", type=int, default=None)
@@ -39,7 +40,13 @@ def main() -> int:
         redraw(model, seed=0)
         with (
             console.status(name),
-            vitc.compile(model, batch=options.batch, dtype=options.dtype, name=name) as module,
+            vitc.compile(
+                model,
+                batch=options.batch,
+                target=options.target,
+                dtype=options.dtype,
+                name=name,
+            ) as module,
         ):
             report = bench(
                 module,

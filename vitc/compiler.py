@@ -101,8 +101,10 @@ def compile(
     Args:
         model: an nn.Module in eval mode, the name of a timm model, or an ExportedProgram.
         batch: N for any batch from 1 to N, tuned for N; several numbers tune for each.
-        target: "cpu"; None takes the best that this machine has.
-        dtype: of weights and activations, "float32" or "bfloat16"; None is float32 on a CPU.
+        target: "cpu", "cuda:sm_80", several architectures as "cuda:sm_80+sm_90"; None takes the
+            first GPU that is here, else the CPU. A GPU need not be present to compile for it.
+        dtype: of weights and activations: "float32", "bfloat16", and on a GPU "float16" and "tf32";
+            None is float32 on a CPU, float16 on a GPU.
         image_size: height and width in pixels; None takes the model's own.
         output: path of the library; None keeps it in a temporary folder while the module lives.
         weights: inside the library, or in a `.safetensors` file beside it.
@@ -111,7 +113,7 @@ def compile(
         disable: names of passes or rules to leave out.
         dump_dir: a folder for the graph after each pass, the sources and the memory plan.
         threads: CPU threads of each context; None means all that this process may use.
-        input_dtype, output_dtype: at the boundary; None is float32 on a CPU.
+        input_dtype, output_dtype: at the boundary; None is float32 on a CPU, dtype on a GPU.
         name: of the graph; None takes the model's.
         jobs: compilers at once; None means one per CPU.
         progress: called as each stage proceeds.
@@ -122,7 +124,7 @@ def compile(
     """
     from vitc.frontend import import_model
 
-    options = _options(
+    options = checked_options(
         batch, target, dtype, input_dtype, output_dtype, weights, disable, dump_dir, jobs
     )
     toolchain = _toolchain(options)  # a missing compiler is told before any work is done
@@ -207,13 +209,16 @@ def _toolchain(options: CompileOptions) -> Toolchain:
 def _about(graph: Graph, state: Mapping[str, Array], options: CompileOptions) -> dict[str, Any]:
     from vitc.ir.text import print_graph
 
+    text = print_graph(graph)
     return {
         "dtype": options.dtype.value,
         "parameters": [
             {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
             for name, array in state.items()
         ],
-        "graph_hash": hashlib.sha256(print_graph(graph).encode()).hexdigest(),
+        "disable": sorted(options.disable),
+        "graph": text,
+        "graph_hash": hashlib.sha256(text.encode()).hexdigest(),
     }
 
 
@@ -299,7 +304,7 @@ class _Stages:
             self.progress(stage, done, total)
 
 
-def _options(
+def checked_options(
     batch: int | Sequence[int],
     target: str | None,
     dtype: str | None,
@@ -311,14 +316,14 @@ def _options(
     jobs: int | None,
 ) -> CompileOptions:
     """Checks the arguments before any work is done. Raises InputError."""
-    from vitc.codegen.targets import find_target
+    from vitc.codegen.targets import default_target, find_target
 
     batches: tuple[Any, ...] = (batch,) if isinstance(batch, int) else tuple(batch)
     if not batches or any(type(b) is not int or b < 1 for b in batches):
         raise InputError(f"batch is {batch!r}; it must be a number from 1 up, or several of them")
     if weights not in ("embedded", "external"):
         raise InputError(f"weights is {weights!r}; it must be 'embedded' or 'external'")
-    device = find_target(target or "cpu")
+    device = find_target(target or default_target())
     compute = _dtype("dtype", dtype, device.dtypes[0], device.dtypes)
     boundary = device.io_dtype(compute)
     allowed = tuple(dict.fromkeys((boundary, compute)))

@@ -30,6 +30,36 @@ def _frozen(model: nn.Module) -> Run:
     return _torch_compile(model, {"freezing": True})
 
 
+def _autotuned(model: nn.Module) -> Run:
+    torch.compiler.reset()
+    compiled: Any = torch.compile(model, dynamic=False, mode="max-autotune")
+    return cast(Run, compiled)
+
+
+def _graph(model: nn.Module) -> Run:
+    """Eager torch captured once per input in a CUDA graph; what it returns is overwritten later."""
+    if next(model.parameters()).device.type != "cuda":
+        raise InputError("peer 'graph' needs an NVIDIA GPU")
+    captured: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def run(images: Tensor) -> Tensor:
+        if images.data_ptr() not in captured:
+            side = torch.cuda.Stream()
+            with torch.cuda.stream(side):
+                for _ in range(3):  # libraries choose their kernels before the capture
+                    model(images)
+            side.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                result = model(images)
+            captured[images.data_ptr()] = graph, result
+        graph, result = captured[images.data_ptr()]
+        graph.replay()
+        return result
+
+    return run
+
+
 def _torch_compile(model: nn.Module, options: Mapping[str, bool]) -> Run:
     compiled: Any = torch.compile(model, dynamic=False, options=dict(options))
     return cast(Run, compiled)
@@ -39,6 +69,8 @@ def _torch_compile(model: nn.Module, options: Mapping[str, bool]) -> Run:
 PEERS: Mapping[str, tuple[str, Callable[[nn.Module], Run]]] = {
     "eager": ("torch eager", _eager),
     "compile": ("torch.compile", _compiled),
+    "autotune": ("torch.compile, max-autotune", _autotuned),
+    "graph": ("torch eager in a CUDA graph", _graph),
     "frozen": ("torch.compile with weights as constants (freezing)", _frozen),
 }
 
@@ -70,11 +102,16 @@ class Features(nn.Module):
 
 
 @contextmanager
-def torch_threads(count: int) -> Generator[None]:
-    """torch's CPU threads for the length of the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def torch_settings(threads: int, dtype: str) -> Generator[None]:
+    """torch's CPU threads, and tf32 products where the library has them, for a block."""
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
+        torch.backends.cudnn.allow_tf32 = convolutions

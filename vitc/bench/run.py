@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from vitc.bench.clock import Clock, clock_for
-from vitc.bench.contenders import Features, Run, peer, torch_threads
+from vitc.bench.contenders import Features, Run, peer, torch_settings
 from vitc.bench.machine import describe_machine
 from vitc.bench.results import OURS, BenchmarkRefused, BenchReport, Timing
 from vitc.verify import VerifyReport, images, relative_error, verify
@@ -72,7 +72,7 @@ def bench(
     inner = bool(module.manifest.get("features")) if features is None else features
     whole = Features(model) if inner else model
     timings: list[Timing] = []
-    with torch_threads(count):
+    with torch_settings(count, str(module.manifest["dtype"])):
         for index, batch in enumerate(sizes):
             racers = _line_up(module, whole, peers, batch, count, seed)
             _race(racers, clock, seconds, rounds, progress, f"batch {batch}")

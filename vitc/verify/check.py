@@ -25,7 +25,7 @@ from vitc.verify.reference import eager, reference, relative_error
 from vitc.verify.report import Check, VerifyReport
 
 FLOAT32_BOUND = 1e-5  # relative L2 against float64
-EAGER_FACTOR = 1.5  # times the error that eager torch makes in float16 or bfloat16
+EAGER_FACTOR = 1.5  # times the error of eager torch in float16 or bfloat16; float16 for tf32
 REFERENCES = 16  # images compared with float64; the others of a large batch are compared by rows
 
 Progress = Callable[[str, int, int], None]
@@ -132,7 +132,9 @@ def _prepare(
     tell("float64 reference", 0, 2)
     expected = reference(model, first, features=wants_features)
     tell("float64 reference", 1, 2)
-    twin = eager(model, first, torch_dtype(dtype), features=wants_features)
+    # tf32 rounds operands to as many bits as float16 has, and exists on GPUs alone.
+    kind = torch.float16 if dtype == "tf32" else torch_dtype(dtype)
+    twin = eager(model, first, kind, features=wants_features)
     tell("float64 reference", 2, 2)
     eager_error = relative_error(twin, expected)
     allowed = _bound(dtype, eager_error) if bound is None else bound
@@ -142,7 +144,7 @@ def _prepare(
 def _bound(dtype: str, eager_error: float) -> float:
     if dtype == "float32":
         return FLOAT32_BOUND
-    if dtype in ("float16", "bfloat16"):
+    if dtype in ("float16", "bfloat16", "tf32"):
         return EAGER_FACTOR * eager_error
     raise VitcError(f"no error bound is defined for {dtype}", hint="pass bound=")
 

@@ -55,8 +55,9 @@ class Compiled(Protocol):
 
 def device_of(module: Compiled) -> torch.device:
     """The device that the library's inputs live on."""
-    kind = str(module.manifest["target"]).partition(":")[0]
-    return torch.device("cuda" if kind in ("cuda", "rocm") else "cpu")
+    kind, _, rest = str(module.manifest["target"]).partition(":")
+    on_gpu = kind in ("cuda", "rocm") and not rest.endswith(":emulated")
+    return torch.device("cuda" if on_gpu else "cpu")
 
 
 def max_batch(module: Compiled) -> int:

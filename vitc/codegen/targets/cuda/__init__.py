@@ -117,3 +117,13 @@ def parse(name: str, batches: Sequence[int]) -> CudaTarget:
         raise InputError(f"vitc has no kernels for {unknown}", hint=f"known: {known}")
     archs = [arch for arch in ARCHITECTURES.values() if arch.name in names]
     return CudaTarget(archs, batches, match.group(2) is not None)
+
+
+def name_for(arch: str) -> str | None:
+    """The target for a card of `arch` ("sm_90"): the nearest architecture whose code it runs."""
+    wanted = int(arch.removeprefix("sm_"))
+    if wanted == 90:
+        return "cuda:sm_90a"
+    # Code of the same major version and a lower minor one runs as it is.
+    fitting = [a for a in ARCHITECTURES.values() if a.sm // 10 == wanted // 10 and a.sm <= wanted]
+    return f"cuda:{fitting[-1].name}" if fitting else None
