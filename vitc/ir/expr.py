@@ -338,7 +338,7 @@ def _group(old: Shape, new: Shape, i: int, j: int) -> tuple[int, int]:
             i_end += 1
         else:
             j_end += 1
-    # Dimensions of size 1 at the end of either side belong to this group when the other side is done.
+    # What is left of one side when the other is done has size 1 and belongs to this group.
     if j_end == len(new):
         i_end = len(old)
     if i_end == len(old):

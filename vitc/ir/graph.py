@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from vitc.ir.op import Op
 from vitc.ir.types import TensorType
@@ -99,11 +99,11 @@ class Graph:
         weights = tuple(port for port in self.weights if port.name in live)
         return replace(self, nodes=tuple(reversed(kept)), weights=weights)
 
-    def to_networkx(self) -> nx.MultiDiGraph:
+    def to_networkx(self) -> nx.MultiDiGraph[str]:
         """A view for ordering, dominance and drawing: one vertex a node, edges keyed by operand."""
         import networkx as nx  # not needed, and perhaps not there, where libraries only run
 
-        view = nx.MultiDiGraph(name=self.name)
+        view = cast(Any, nx).MultiDiGraph(name=self.name)  # networkx ships no types
         for port in (*self.inputs, *self.weights):
             view.add_node(port.name, op="input", type=str(port.type))
         for node in self.nodes:

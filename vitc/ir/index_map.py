@@ -22,6 +22,8 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Reshape:
+    """The same elements in the same order under another shape."""
+
     shape: Shape
 
     def infer(self, shape: Shape) -> Shape:
@@ -30,7 +32,7 @@ class Reshape:
         return self.shape
 
     def apply(self, array: Array, batch: int) -> Array:
-        return array.reshape(shape_at(self.shape, batch))
+        return np.reshape(array, shape_at(self.shape, batch))
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Permute:
         return tuple(shape[axis] for axis in self.axes)
 
     def apply(self, array: Array, batch: int) -> Array:
-        return array.transpose(self.axes)
+        return np.transpose(array, self.axes)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ VIEWS: tuple[type[View], ...] = (Reshape, Permute, Slice, Pad, Roll, Expand)
 
 @dataclass(frozen=True)
 class IndexMap:
-    """Views applied from first to last. `shape` is the source's shape, so that a map stands alone."""
+    """Views applied from first to last. `shape` is that of the source: a map stands alone."""
 
     shape: Shape
     views: tuple[View, ...] = ()
@@ -219,7 +221,7 @@ class IndexMap:
     def row_offsets(self, batch: int = 1) -> NDArray[np.int64]:
         """Flat source index of every result element, -1 for zeros. For tests and small maps."""
         size = prod(shape_at(self.shape, batch))
-        source = np.arange(1, size + 1, dtype=np.int64).reshape(shape_at(self.shape, batch))
+        source = np.reshape(np.arange(1, size + 1), shape_at(self.shape, batch))
         return self.apply(source, batch) - 1
 
     def simplify(self) -> IndexMap:
@@ -252,9 +254,7 @@ def _is_noop(view: View, shape: Shape) -> bool:
         return view.shift % at_batch(shape[view.axis], 1) == 0
     if isinstance(view, Permute):
         return view.axes == tuple(range(len(view.axes)))
-    if isinstance(view, Slice | Pad | Reshape | Expand):
-        return view.infer(shape) == shape and not (isinstance(view, Slice) and view.start)
-    return False
+    return view.infer(shape) == shape and not (isinstance(view, Slice) and view.start)
 
 
 def _merge(first: View, second: View) -> View | None:

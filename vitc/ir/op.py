@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from vitc.ir.types import TensorType
@@ -41,12 +40,6 @@ class Op:
         return 0
 
 
-class OpExamples(Protocol):
-    """What tests run of an op: see `vitc.ops.EXAMPLES`."""
-
-    def __call__(self) -> Sequence[tuple[Op, tuple[TensorType, ...]]]: ...
-
-
 OPS: dict[str, type[Op]] = {}
 OpT = TypeVar("OpT", bound=type[Op])
 
@@ -63,7 +56,3 @@ def require(condition: bool, message: str) -> None:
     """Raises TypeMismatch with `message` unless `condition` holds."""
     if not condition:
         raise TypeMismatch(message)
-
-
-def as_float64(array: Array) -> Array:
-    return np.asarray(array, dtype=np.float64)

@@ -46,7 +46,8 @@ def _store(array: Array, dtype: DType) -> WeightArray:
 
 def to_bfloat16(array: Array) -> Array:
     """The upper halves of float32, rounded to nearest even, as uint16. NaN stays NaN."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    bits: Array = np.frombuffer(np.ascontiguousarray(array, np.float32).tobytes(), np.uint32)
+    bits = np.reshape(bits, array.shape)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     quiet = np.where(np.isnan(array), (bits >> 16) | 0x40, rounded)
     return quiet.astype(np.uint16)

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from vitc.errors import GraphError
 from vitc.ir.graph import Graph, Node, Port
@@ -78,7 +78,7 @@ def _print_value(value: Any) -> str:
     if isinstance(value, DType):
         return value.short
     if isinstance(value, tuple):
-        return f"[{', '.join(_print_value(item) for item in value)}]"  # pyright: ignore
+        return f"[{', '.join(map(_print_value, cast(tuple[Any, ...], value)))}]"
     if isinstance(value, IndexMap):
         views = "".join(f", {_print_view(view)}" for view in value.views)
         return f"map({_print_value(value.shape)}{views})"

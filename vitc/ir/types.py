@@ -94,6 +94,7 @@ def at_batch(dim: Dim, batch: int) -> int:
 
 
 def shape_at(shape: Sequence[Dim], batch: int) -> tuple[int, ...]:
+    """The sizes of all dimensions when the batch is `batch`."""
     return tuple(at_batch(dim, batch) for dim in shape)
 
 

@@ -50,13 +50,9 @@ class Conv2d(Fused):
             channels == depth * self.groups,
             f"x {x} has {channels} channels, w takes {depth * self.groups}",
         )
-        require(
-            out % self.groups == 0, f"{out} output channels in {self.groups} groups"
-        )
+        require(out % self.groups == 0, f"{out} output channels in {self.groups} groups")
         top, bottom, left, right = self.padding
-        height = _window(
-            x.shape[1], kh, self.stride[0], (top, bottom), self.dilation[0]
-        )
+        height = _window(x.shape[1], kh, self.stride[0], (top, bottom), self.dilation[0])
         width = _window(x.shape[2], kw, self.stride[1], (left, right), self.dilation[1])
         return self.finish_types(x.with_shape((x.shape[0], height, width, out)), types)
 
@@ -66,17 +62,15 @@ class Conv2d(Fused):
 
         top, bottom, left, right = self.padding
         x = np.pad(arrays[0], ((0, 0), (top, bottom), (left, right), (0, 0)))
-        image = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-        weight = torch.from_numpy(np.ascontiguousarray(arrays[1].transpose(0, 3, 1, 2)))
-        result = F.conv2d(
-            image, weight, None, self.stride, 0, self.dilation, self.groups
-        )
-        return self.finish(result.numpy().transpose(0, 2, 3, 1), arrays)
+        image = torch.tensor(np.transpose(x, (0, 3, 1, 2)))
+        weight = torch.tensor(np.transpose(arrays[1], (0, 3, 1, 2)))
+        result = F.conv2d(image, weight, None, self.stride, 0, self.dilation, self.groups)
+        return self.finish(np.transpose(np.asarray(result), (0, 2, 3, 1)), arrays)
 
     def flops(self, types: Sequence[TensorType], results: Sequence[TensorType]) -> int:
-        return 2 * per_image(results[0].shape) * per_image(
-            types[1].shape[1:]
-        ) + self.step_flops(results)
+        return 2 * per_image(results[0].shape) * per_image(types[1].shape[1:]) + self.step_flops(
+            results
+        )
 
 
 @register
@@ -97,17 +91,13 @@ class Pool2d(Fused):
     count_padding: bool = True
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
-        require(
-            self.kind in ("max", "avg"), f"pool2d kind '{self.kind}' is not max or avg"
-        )
+        require(self.kind in ("max", "avg"), f"pool2d kind '{self.kind}' is not max or avg")
         require(bool(types) and types[0].rank == 4, "pool2d takes x [B, H, W, C]")
         x = types[0]
         top, bottom, left, right = self.padding
         height = _window(x.shape[1], self.kernel[0], self.stride[0], (top, bottom), 1)
         width = _window(x.shape[2], self.kernel[1], self.stride[1], (left, right), 1)
-        return self.finish_types(
-            x.with_shape((x.shape[0], height, width, x.shape[3])), types
-        )
+        return self.finish_types(x.with_shape((x.shape[0], height, width, x.shape[3])), types)
 
     def reference(self, *arrays: Array, batch: int) -> tuple[Array, ...]:
         x = arrays[0]
@@ -127,6 +117,6 @@ class Pool2d(Fused):
         return windows[:, :: self.stride[0], :: self.stride[1]]
 
     def flops(self, types: Sequence[TensorType], results: Sequence[TensorType]) -> int:
-        return per_image(results[0].shape) * self.kernel[0] * self.kernel[
-            1
-        ] + self.step_flops(results)
+        return per_image(results[0].shape) * self.kernel[0] * self.kernel[1] + self.step_flops(
+            results
+        )

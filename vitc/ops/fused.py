@@ -33,14 +33,10 @@ class Step:
     def __post_init__(self) -> None:
         arity = STEP_ARITY.get(self.kind)
         if arity is None:
-            raise ValueError(
-                f"unknown step '{self.kind}'; known: {', '.join(sorted(STEP_ARITY))}"
-            )
+            raise ValueError(f"unknown step '{self.kind}'; known: {', '.join(sorted(STEP_ARITY))}")
         has = (self.operand is not None, len(self.values))
         if has != arity:
-            raise ValueError(
-                f"step '{self.kind}' takes (operand, constants) {arity}, got {has}"
-            )
+            raise ValueError(f"step '{self.kind}' takes (operand, constants) {arity}, got {has}")
 
     def __str__(self) -> str:
         arguments = [f"${self.operand}"] if self.operand is not None else []
@@ -49,15 +45,13 @@ class Step:
 
     def shifted(self, by: int) -> Step:
         """The step with its operand index moved by `by`."""
-        return (
-            self if self.operand is None else replace(self, operand=self.operand + by)
-        )
+        return self if self.operand is None else replace(self, operand=self.operand + by)
 
 
 def _erf(x: Array) -> Array:
     import torch  # numpy has no erf; recipes never need one, so the runtime never comes here
 
-    return torch.special.erf(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+    return np.asarray(torch.erf(torch.tensor(x)))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -66,14 +60,12 @@ def _sigmoid(x: Array) -> Array:
 
 UNARY: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: 0.5 * x * (1.0 + _erf(x / np.sqrt(2.0))),
-    "gelu_tanh": lambda x: (
-        0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
-    ),
+    "gelu_tanh": lambda x: 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3))),
     "quick_gelu": lambda x: x * _sigmoid(1.702 * x),
     "silu": lambda x: x * _sigmoid(x),
     "relu": lambda x: np.maximum(x, 0.0),
-    "hardswish": lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0,
-    "hardsigmoid": lambda x: np.clip(x + 3.0, 0.0, 6.0) / 6.0,
+    "hardswish": lambda x: x * np.minimum(np.maximum(x + 3.0, 0.0), 6.0) / 6.0,
+    "hardsigmoid": lambda x: np.minimum(np.maximum(x + 3.0, 0.0), 6.0) / 6.0,
     "sigmoid": _sigmoid,
     "tanh": np.tanh,
     "exp": np.exp,
@@ -168,9 +160,7 @@ class Fused(Op):
             else:
                 widened = broadcast((result, operand))
                 # Only a stand-alone pointwise may grow by its operands.
-                require(
-                    self.grows or widened == result, f"step {step} would widen {shape}"
-                )
+                require(self.grows or widened == result, f"step {step} would widen {shape}")
                 result = widened
         final = TensorType(result, self.dtype or shape.dtype)
         if not self.stats:
@@ -193,7 +183,7 @@ class Fused(Op):
         columns = result.shape[-1]
         padded = np.zeros((*result.shape[:-1], -(-columns // self.stats) * self.stats))
         padded[..., :columns] = np.square(result)
-        return result, padded.reshape(*result.shape[:-1], -1, self.stats).sum(-1)
+        return result, np.sum(np.reshape(padded, (*result.shape[:-1], -1, self.stats)), -1)
 
     def step_flops(self, results: Sequence[TensorType]) -> int:
         """One operation per step and element; the usual convention ignores transcendental cost."""

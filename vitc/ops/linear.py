@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from vitc.ir.op import Array, register, require
 from vitc.ir.types import Batch, TensorType, broadcast, per_image
 from vitc.ops.fused import Fused
@@ -30,12 +32,12 @@ class Linear(Fused):
         return self.finish_types(x.with_shape((*x.shape[:-1], w.shape[0])), types)
 
     def reference(self, *arrays: Array, batch: int) -> tuple[Array, ...]:
-        return self.finish(arrays[0] @ arrays[1].T, arrays)
+        return self.finish(arrays[0] @ np.transpose(arrays[1]), arrays)
 
     def flops(self, types: Sequence[TensorType], results: Sequence[TensorType]) -> int:
-        return 2 * per_image(results[0].shape) * per_image(
-            types[1].shape[1:]
-        ) + self.step_flops(results)
+        return 2 * per_image(results[0].shape) * per_image(types[1].shape[1:]) + self.step_flops(
+            results
+        )
 
 
 @register

@@ -58,14 +58,10 @@ class Concat(Op):
                 type_.rank == first.rank and rest == expected,
                 f"concat of {first} and {type_}",
             )
-            require(
-                not isinstance(type_.shape[self.axis], Batch), "concat along the batch"
-            )
+            require(not isinstance(type_.shape[self.axis], Batch), "concat along the batch")
             total += per_image((type_.shape[self.axis],))
         return (
-            first.with_shape(
-                (*first.shape[: self.axis], total, *first.shape[self.axis + 1 :])
-            ),
+            first.with_shape((*first.shape[: self.axis], total, *first.shape[self.axis + 1 :])),
         )
 
     def reference(self, *arrays: Array, batch: int) -> tuple[Array, ...]:
@@ -117,14 +113,12 @@ class Literal(Op):
         if dtype not in _LITERAL_DTYPES:
             raise ValueError(f"no literal of dtype {dtype.value}")
         raw = np.ascontiguousarray(array).tobytes()
-        return Literal(
-            array.shape, dtype, base64.b64encode(zlib.compress(raw, 9)).decode()
-        )
+        return Literal(array.shape, dtype, base64.b64encode(zlib.compress(raw, 9)).decode())
 
     @property
     def array(self) -> Array:
         raw = zlib.decompress(base64.b64decode(self.data))
-        return np.frombuffer(raw, np.dtype(self.dtype.value)).reshape(self.shape)
+        return np.reshape(np.frombuffer(raw, np.dtype(self.dtype.value)), self.shape)
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(not types, "literal takes no operands")

@@ -76,12 +76,11 @@ class GroupNorm(Fused):
 
     def reference(self, *arrays: Array, batch: int) -> tuple[Array, ...]:
         x = arrays[0]
-        grouped = x.reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
+        shape = (x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
+        grouped = np.reshape(x, shape)
         grouped = grouped - grouped.mean((1, 3), keepdims=True)
         variance = np.square(grouped).mean((1, 3), keepdims=True)
-        return self.finish(
-            (grouped / np.sqrt(variance + self.eps)).reshape(x.shape), arrays
-        )
+        return self.finish(np.reshape(grouped / np.sqrt(variance + self.eps), x.shape), arrays)
 
     def flops(self, types: Sequence[TensorType], results: Sequence[TensorType]) -> int:
         return 5 * per_image(types[0].shape) + self.step_flops(results)

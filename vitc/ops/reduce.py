@@ -32,9 +32,7 @@ class Reduce(Fused):
         require(len(types) >= 1, "reduce takes x")
         x = types[0]
         axes = {axis % x.rank for axis in self.axes}
-        require(
-            len(axes) == len(self.axes) > 0, f"reduce axes {list(self.axes)} of {x}"
-        )
+        require(len(axes) == len(self.axes) > 0, f"reduce axes {list(self.axes)} of {x}")
         require(
             not any(isinstance(x.shape[axis], Batch) for axis in axes),
             f"reduce over the batch of {x}",
