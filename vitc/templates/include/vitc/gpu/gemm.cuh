@@ -37,9 +37,12 @@ struct GemmTile {
   static VITC_DEVICE int warp_column() { return warp() % kWarpsN * kSlice; }
 
   // Blocks a multiprocessor must have registers for: two where their shared memory fits in 160 KiB
-  // and 128 registers hold the sums (64), the fragments and the addresses.
-  static constexpr int kBlocks =
-      kThreads == 256 && Warp::kTilesM * Warp::kTilesN <= 16 && kSharedBytes <= (80 << 10) ? 2 : 1;
+  // and 128 registers hold the sums (64), the fragments and the addresses, which float fragments
+  // exceed.
+  static constexpr bool kTwoBlocks = kThreads == 256 && sizeof(Storage) == 2 &&
+                                     Warp::kTilesM * Warp::kTilesN <= 16 &&
+                                     kSharedBytes <= (80 << 10);
+  static constexpr int kBlocks = kTwoBlocks ? 2 : 1;
 };
 
 // Passes a warp's part of the tile through the epilogue.
