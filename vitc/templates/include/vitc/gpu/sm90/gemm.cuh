@@ -7,6 +7,8 @@
 // into the next tile in any case.
 #pragma once
 
+#include <algorithm>
+
 #include "vitc/gpu/sm90/launch.h"
 #include "vitc/gpu/sm90/tile.h"
 
@@ -187,7 +189,7 @@ int gemm(const char* name, Stream stream, int m, const typename Tile::T* a, int6
   int status = encode_map(&map_a, a, m, kK, row_stride, Tile::kTileRows);
   if (status == 0) status = encode_map(&map_w, w, kPackedRows<kN>, kK, kK, Tile::kColumns / Tile::kCluster);
   if (status != 0) return status;
-  const int clusters = minimum(Raster<Tile, kN>::tiles(m), multiprocessors() / Tile::kCluster);
+  const int clusters = std::min(Raster<Tile, kN>::tiles(m), multiprocessors() / Tile::kCluster);
   const LaunchShape shape{name, Dim3(unsigned(clusters * Tile::kCluster)), Tile::kThreads,
                           size_t(Tile::kSharedBytes), stream};
   return launch_clusters(shape, Tile::kCluster, VITC_OVERLAP, gemm_kernel<Tile, kN, kK, Epilogue>, m, map_a,

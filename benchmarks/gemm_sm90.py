@@ -1,0 +1,511 @@
+"""Measures Hopper's GEMM on one GPU: every tile on ViT-B's and ViT-L's products, beside cuBLAS.
+
+    python benchmarks/gemm_sm90.py render build/gemm_sm90          # here; needs vitc, no GPU
+    python benchmarks/gemm_sm90.py run build/gemm_sm90 OUTPUT      # there; needs torch and nvcc
+    python benchmarks/gemm_sm90.py records OUTPUT/gemm.json        # into the package
+
+`run` compiles the rendered kernels in parallel, compares each with torch in float32 (distinct
+random inputs, poisoned outputs, ragged row counts, repeated launches), and times those that are
+right. Candidates of a problem are timed in rounds, one CUDA graph each, so that all see the same
+clocks; the median of the rounds counts. Below 3000 rows the weights rotate through 130 MB, as they
+come from memory in a model; activations rotate through two sets. cuBLAS is F.linear: one kernel,
+with the bias only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+INCLUDE = ROOT / "vitc" / "templates" / "include"
+EPSILON = 1e-6
+FLAGS = "-std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -diag-suppress=177 -DVITC_ISA=sm_90a"
+
+# What rides on each product of a compiled ViT, and what a library kernel would leave to others.
+KINDS = {
+    "bias": ["add"],
+    "rstd": ["row_rstd", "add"],
+    "gelu": ["add", "gelu"],
+    "rstd+gelu": ["row_rstd", "add", "gelu"],
+    "residual": ["add", "add"],
+    "residual+stats": ["add", "add"],
+}
+B, L = (197, 1576, 6304, 12608, 50432), (577, 4616, 18464, 36928)
+
+
+@dataclass(frozen=True)
+class Product:
+    """[m, k] x [n, k]^T for each m of `rows`, with the steps of a kind."""
+
+    name: str
+    n: int
+    k: int
+    kind: str
+    rows: tuple[int, ...]
+    dtype: str = "f16"
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.kind}-{self.dtype}".replace("+", "_")
+
+
+PRODUCTS = [
+    Product("B.qkv", 2304, 768, "rstd", B),
+    Product("B.proj", 768, 768, "residual+stats", B),
+    Product("B.fc1", 3072, 768, "rstd+gelu", B),
+    Product("B.fc2", 768, 3072, "residual+stats", B),
+    Product("L.qkv", 3072, 1024, "rstd", L),
+    Product("L.proj", 1024, 1024, "residual+stats", L),
+    Product("L.fc1", 4096, 1024, "rstd+gelu", L),
+    Product("L.fc2", 1024, 4096, "residual+stats", L),
+    Product("B.fc1", 3072, 768, "bias", (6304, 50432)),
+    Product("B.fc1", 3072, 768, "gelu", (50432,)),
+    Product("B.fc2", 768, 3072, "bias", (6304, 50432)),
+    Product("B.fc2", 768, 3072, "residual", (50432,)),
+    Product("B.fc1", 3072, 768, "rstd+gelu", (12608, 50432), "bf16"),
+    Product("B.fc2", 768, 3072, "residual+stats", (12608, 50432), "bf16"),
+]
+
+
+# ---- render --------------------------------------------------------------------------------------
+
+
+def graph_text(product: Product) -> str:
+    n, k, t = product.n, product.k, product.dtype
+    slices = -(-k // 64)
+    inputs, steps = [f"%x: {t}[B,{k}]"], []
+    operands = ["%x", "%w"]
+    for i, kind in enumerate(KINDS[product.kind]):
+        if kind == "row_rstd":
+            inputs.append(f"%s: f32[B,{slices}]")
+            steps.append(f"row_rstd(${len(operands)}, {float(k)}, {EPSILON})")
+            operands.append("%s")
+        elif kind == "add" and "%b" in operands:
+            inputs.append(f"%r: {t}[B,{n}]")
+            steps.append(f"add(${len(operands)})")
+            operands.append("%r")
+        elif kind == "add":
+            steps.append(f"add(${len(operands)})")
+            operands.append("%b")
+        else:
+            assert i > 0
+            steps.append(kind)
+    stats = ", stats=64" if "stats" in product.kind else ""
+    results = "%y, %t" if stats else "%y"
+    return (
+        f"graph g({', '.join(inputs)}) {{\n  weight %w: {t}[{n},{k}]\n  weight %b: {t}[{n}]\n"
+        f"  {results} = linear({', '.join(operands)}) {{steps=[{', '.join(steps)}]{stats}}}\n"
+        f"  return {results}\n}}\n"
+    )
+
+
+def render(folder: Path) -> None:
+    """Writes one source per product and tile, and the list of them."""
+    sys.path.insert(0, str(ROOT))
+    from vitc.codegen.render import KERNEL
+    from vitc.codegen.select import select
+    from vitc.codegen.targets import find_target
+    from vitc.codegen.targets.gpu.sm90_gemm import Sm90Gemm, problem
+    from vitc.codegen.targets.gpu.sm90_tiles import TILES, choose_tile
+    from vitc.ir.text import parse_graph
+
+    folder.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = []
+    for product in PRODUCTS:
+        graph = parse_graph(graph_text(product))
+        target = find_target("cuda:sm_90a", (1,))
+        (call,) = select(graph, target).calls
+        kernel = call.kernel
+        assert isinstance(kernel, Sm90Gemm)
+        key = problem(call.site, 1)
+        chosen = {
+            m: choose_tile(problem(call.site, m), kernel.tuning.arch.multiprocessors).name
+            for m in product.rows
+        }
+        texts: dict[str, tuple[str, list[int]]] = {}
+        for tile in TILES:
+            rows = [m for m in product.rows if sensible(tile.name, tile.tile_rows, m)]
+            if tile.takes(key) and rows:
+                texts[tile.name] = (kernel.render_with(call, [(tile, 1 << 30)]).body, rows)
+        portable = [m for m in product.rows if m < 2000]
+        if portable:
+            old = find_target("cuda:sm_90", tuple(portable))
+            (old_call,) = select(graph, old).calls
+            texts["portable"] = (old.render(old_call)["sm_90"].body, portable)
+        for name, (text, rows) in texts.items():
+            stem = f"{product.key}-{name}"
+            (folder / f"{stem}.cu").write_text(text.replace(KERNEL, "kernel"))
+            entries.append({"product": product.key, "tile": name, "source": stem, "rows": rows})
+        print(f"{product.key}: {len(texts)} tiles; the model chooses {chosen}")
+        for entry in entries:
+            if entry["product"] == product.key:
+                entry["problem"] = key.key
+                entry["chosen"] = chosen
+    content = {
+        "kernel": kernel_hash(),
+        "products": [asdict(p) for p in PRODUCTS],
+        "entries": entries,
+    }
+    (folder / "entries.json").write_text(json.dumps(content, indent=1))
+
+
+def sensible(name: str, tile_rows: int, m: int) -> bool:
+    """Whether a tile can win at m rows."""
+    if name.startswith("split"):
+        return m < 2000
+    return m >= 4000 or (m >= 500 and tile_rows <= 128 and name.endswith("c1"))
+
+
+def kernel_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted((INCLUDE / "vitc" / "gpu" / "sm90").glob("*")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+# ---- run -----------------------------------------------------------------------------------------
+
+
+class Call(ctypes.Structure):
+    """vitc::Call of vitc/kernel.h."""
+
+    _fields_ = (
+        ("args", ctypes.POINTER(ctypes.c_void_p)),
+        ("batch", ctypes.c_int64),
+        ("scratch", ctypes.c_void_p),
+        ("exec", ctypes.c_void_p),
+    )
+
+
+def build(folder: Path, names: list[str], jobs: int) -> tuple[dict[str, Any], list[str]]:
+    """Compiles the sources to libraries; (library by name, what the compiler complained about)."""
+    out = Path("/tmp/gemm_sm90")
+    out.mkdir(exist_ok=True)
+
+    def compile_one(name: str) -> str:
+        library = out / f"{name}.so"
+        if not library.exists():
+            command = ["nvcc", *FLAGS.split(), f"-I{INCLUDE}", "-Xptxas=-warn-spills", "-shared"]
+            command += ["-Xcompiler=-fPIC", "-o", str(library), str(folder / f"{name}.cu")]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0 or done.stderr.strip():
+                return f"{name}: {done.stderr[:600]}"
+        return ""
+
+    with ThreadPoolExecutor(jobs) as pool:
+        complaints = [text for text in pool.map(compile_one, names) if text]
+    found = {n: ctypes.CDLL(str(out / f"{n}.so")) for n in names if (out / f"{n}.so").exists()}
+    return found, complaints
+
+
+class Buffers:
+    """Operands of a product at m rows, in sets to rotate through."""
+
+    def __init__(self, product: dict[str, Any], m: int) -> None:
+        import torch
+
+        n, k = product["n"], product["k"]
+        self.m, self.n, self.k, self.kind = m, n, k, product["kind"]
+        self.dtype = torch.float16 if product["dtype"] == "f16" else torch.bfloat16
+        self.weights = 2 if m > 3000 else max(2, -(-130_000_000 // (2 * n * k)))
+
+        def normal(*shape: int) -> Any:
+            return torch.randn(*shape, device="cuda").to(self.dtype)
+
+        torch.manual_seed(m + n + k)
+        self.x = [normal(m, k) for _ in range(2)]
+        self.w = [
+            (torch.randn(n, k, device="cuda") / k**0.5).to(self.dtype) for _ in range(self.weights)
+        ]
+        self.packed = [pack(w) for w in self.w]
+        self.b = normal(n)
+        self.r = [normal(m, n) for _ in range(2)]
+        self.s = torch.rand(m, -(-k // 64), device="cuda") * 128
+        self.y = [torch.empty(m + 64, n, device="cuda", dtype=self.dtype) for _ in range(2)]
+        self.t = torch.empty(m + 64, -(-n // 64), device="cuda")
+
+    def arguments(self, i: int, packed: bool) -> list[Any]:
+        """Inputs and outputs in the order of the graph's operands."""
+        w = (self.packed if packed else self.w)[i % self.weights]
+        args = [self.x[i % 2], w]
+        args += [self.s] if "rstd" in self.kind else []
+        args += [self.b]
+        args += [self.r[i % 2]] if "residual" in self.kind else []
+        args += [self.y[i % 2]]
+        return args + ([self.t] if "stats" in self.kind else [])
+
+    def reference(self) -> Any:
+        import torch
+
+        y = self.x[0].float() @ self.w[0].float().T
+        if "rstd" in self.kind:
+            y *= torch.rsqrt(self.s.sum(1, keepdim=True) / self.k + EPSILON)
+        y += self.b.float()
+        if "gelu" in self.kind:
+            y = torch.nn.functional.gelu(y)
+        return y + self.r[0].float() if "residual" in self.kind else y
+
+
+def pack(w: Any) -> Any:
+    """pack_weight of sm90_gemm.py, on a tensor with a multiple of 32 rows."""
+    n, k = w.shape
+    return w.view(n // 32, 4, 4, 2, k).transpose(1, 2).reshape(n, k).contiguous()
+
+
+def launcher(library: Any, buffers: Buffers, i: int, packed: bool) -> Callable[[], None]:
+    """A call of the kernel on set i of the buffers, on torch's current stream."""
+    import torch
+
+    tensors = buffers.arguments(i, packed)
+    args = (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
+    function = library.kernel_sm_90a
+
+    def launch() -> None:
+        stream = torch.cuda.current_stream().cuda_stream
+        call = Call(ctypes.cast(args, ctypes.POINTER(ctypes.c_void_p)), buffers.m, None, stream)
+        status = function(ctypes.byref(call))
+        if status != 0:
+            raise RuntimeError(f"launch returned {status}")
+
+    return launch
+
+
+def check(library: Any, buffers: Buffers, wanted: Any, packed: bool) -> str:
+    """What is wrong with a kernel's results, or ""."""
+    import torch
+
+    launch = launcher(library, buffers, 0, packed)
+    y, t, m = buffers.y[0], buffers.t, buffers.m
+    first = None
+    for _ in range(3):
+        y.fill_(float("nan"))
+        t.fill_(float("nan"))
+        launch()
+        torch.cuda.synchronize()
+        if first is None:
+            first = y.clone()
+        elif not torch.equal(first[:m], y[:m]):
+            return "launches differ"
+    error = ((y[:m].float() - wanted).norm() / wanted.norm()).item()
+    bound = 4e-4 if buffers.dtype is torch.float16 else 3e-3
+    if not error < bound:
+        return f"error {error:.2e}"
+    if not y[m:].isnan().all():
+        return "writes past the last row"
+    if "stats" in buffers.kind:
+        squares = y[:m].float().square().view(m, -1, 64).sum(2)
+        error = ((t[:m] - squares).norm() / squares.norm()).item()
+        if not error < 1e-5 or not t[m:].isnan().all():
+            return f"sums of squares: error {error:.2e}"
+    return ""
+
+
+def capture(calls: list[Callable[[], None]], milliseconds: float) -> tuple[Any, int]:
+    """A CUDA graph that makes the calls in turn for about so long; (graph, number of calls)."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+        start, end = torch.cuda.Event(True), torch.cuda.Event(True)
+        start.record()
+        for call in calls:
+            call()
+        end.record()
+        stream.synchronize()
+    each = start.elapsed_time(end) / len(calls)
+    count = min(600, max(4, int(milliseconds / max(each, 2e-3))))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(count):
+            calls[i % len(calls)]()
+    graph.replay()
+    return graph, count
+
+
+def measure(graphs: dict[str, tuple[Any, int]], rounds: int) -> dict[str, list[float]]:
+    """Microseconds a call of each graph, one value a round."""
+    import torch
+
+    found: dict[str, list[float]] = {name: [] for name in graphs}
+    for number in range(rounds + 1):
+        for name in sorted(graphs, reverse=number % 2 == 1):
+            graph, count = graphs[name]
+            start, end = torch.cuda.Event(True), torch.cuda.Event(True)
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            if number > 0:  # the first round warms up
+                found[name].append(start.elapsed_time(end) * 1e3 / count)
+    return found
+
+
+def problems(content: dict[str, Any], only: str) -> Iterator[tuple[dict[str, Any], str, int]]:
+    for product in content["products"]:
+        key = f"{product['name']}-{product['kind']}-{product['dtype']}".replace("+", "_")
+        if only in key:
+            for m in product["rows"]:
+                yield product, key, m
+
+
+def run(folder: Path, output: Path, only: str, jobs: int) -> None:
+    """Builds, checks and times; writes gemm.json and prints a table."""
+    import torch
+    import torch.nn.functional as F
+
+    content = json.loads((folder / "entries.json").read_text())
+    entries = [e for e in content["entries"] if only in e["product"]]
+    began = time.time()
+    libraries, complaints = build(folder, [e["source"] for e in entries], jobs)
+    print(f"built {len(libraries)} of {len(entries)} in {time.time() - began:.0f} s")
+    for text in complaints:
+        print("COMPILER", text)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    results: list[dict[str, Any]] = []
+    wrong: list[str] = []
+    for product, key, m in problems(content, only):
+        mine = [e for e in entries if e["product"] == key and m in e["rows"]]
+        mine = [e for e in mine if e["source"] in libraries]
+        for rows in (m, 1, 333):
+            if rows != m and m != product["rows"][0]:
+                continue
+            buffers = Buffers(product, rows)
+            wanted = buffers.reference()
+            tested = mine if rows == m else [e for e in entries if e["product"] == key]
+            for entry in tested:
+                if entry["source"] not in libraries:
+                    continue
+                trouble = check(
+                    libraries[entry["source"]], buffers, wanted, entry["tile"] != "portable"
+                )
+                if trouble:
+                    wrong.append(f"{entry['source']} at {rows} rows: {trouble}")
+                    print("WRONG", wrong[-1], flush=True)
+                    libraries.pop(entry["source"])
+        buffers = Buffers(product, m)
+        calls = {
+            e["tile"]: [
+                launcher(libraries[e["source"]], buffers, i, e["tile"] != "portable")
+                for i in range(buffers.weights)
+            ]
+            for e in mine
+            if e["source"] in libraries
+        }
+        def linear(i: int, b: Buffers = buffers) -> Callable[[], None]:
+            return lambda: F.linear(b.x[i % 2], b.w[i % b.weights], b.b)
+
+        calls["cublas"] = [linear(i) for i in range(buffers.weights)]
+        graphs = {name: capture(list_, 8.0) for name, list_ in calls.items()}
+        times = measure(graphs, 7)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        tflops = 2e-6 * m * product["n"] * product["k"]
+        order = sorted(medians, key=lambda name: medians[name])
+        fastest = next(name for name in order if name not in ("cublas", "portable"))
+        chosen = next(e["chosen"] for e in entries if e["product"] == key)[str(m)]
+        results.append(
+            {
+                **product,
+                "m": m,
+                "problem": mine[0]["problem"],
+                "us": {name: round(value, 3) for name, value in medians.items()},
+                "spread": round(max(max(v) / min(v) for v in times.values()) - 1, 3),
+                "fastest": fastest,
+                "model_choice": chosen,
+            }
+        )
+        ratio = medians["cublas"] / medians[fastest]
+        print(
+            f"{key} m={m} cublas {medians['cublas']:.1f} us, best x{ratio:.2f} | "
+            + " ".join(f"{n} {medians[n]:.1f} ({tflops / medians[n]:.0f})" for n in order[:7])
+            + (f" portable {medians['portable']:.1f}" if "portable" in medians else "")
+            + f" | model {chosen} {medians.get(chosen, 0):.1f}",
+            flush=True,
+        )
+        del graphs, calls, buffers
+    about = {
+        "device": torch.cuda.get_device_name(),
+        "driver": smi("driver_version"),
+        "power_limit_w": smi("power.limit"),
+        "toolkit": nvcc_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "date": time.strftime("%Y-%m-%d"),
+        "kernel": content["kernel"],
+        "wrong": wrong,
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "gemm.json").write_text(json.dumps({**about, "results": results}, indent=1))
+    print(f"{len(wrong)} wrong; {time.time() - began:.0f} s")
+
+
+def smi(field: str) -> str:
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def nvcc_version() -> str:
+    text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    return text.split("release ")[1].split(",")[0]
+
+
+# ---- records -------------------------------------------------------------------------------------
+
+
+def records(path: Path) -> None:
+    """Writes the times that tiles are chosen by into the package."""
+    data = json.loads(path.read_text())
+    kept = [
+        {
+            "problem": r["problem"],
+            "m": r["m"],
+            "us": {n: t for n, t in r["us"].items() if n not in ("cublas", "portable")},
+        }
+        for r in data["results"]
+    ]
+    about = {name: data[name] for name in ("device", "toolkit", "kernel", "date")}
+    target = ROOT / "vitc" / "codegen" / "targets" / "gpu" / "records" / "h100.json"
+    target.parent.mkdir(exist_ok=True)
+    lines = ",\n  ".join(json.dumps(entry) for entry in kept)
+    head = json.dumps(about)[:-1]
+    target.write_text(f'{head}, "problems": [\n  {lines}\n]}}\n')
+    print(f"{len(kept)} problems in {target.relative_to(ROOT)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    rendering = commands.add_parser("render")
+    rendering.add_argument("folder", type=Path)
+    running = commands.add_parser("run")
+    running.add_argument("folder", type=Path)
+    running.add_argument("output", type=Path)
+    running.add_argument("--only", default="", help="products whose name contains this")
+    running.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    recording = commands.add_parser("records")
+    recording.add_argument("json", type=Path)
+    given = parser.parse_args()
+    if given.command == "render":
+        render(given.folder)
+    elif given.command == "run":
+        run(given.folder, given.output, given.only, given.jobs)
+    else:
+        records(given.json)
+
+
+if __name__ == "__main__":
+    main()
