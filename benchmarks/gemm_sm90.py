@@ -166,7 +166,7 @@ def sensible(name: str, tile_rows: int, m: int) -> bool:
     """Whether a tile can win at m rows."""
     if name.startswith("split"):
         return m < 2000
-    return m >= 4000 or (m >= 500 and tile_rows <= 128 and name.endswith("c1"))
+    return m >= 4000 or (m >= 500 and tile_rows <= m // 4 and name.endswith("c1"))
 
 
 def kernel_hash() -> str:

@@ -72,13 +72,14 @@ class Epilogue:
     """Parameters of templates/gpu/epilogue.jinja.
 
     row_scale: expression of the row m, or "". lines: one statement per step. parts: sums of squares
-    of a row, 0 for none.
+    of a row, 0 for none. operands: where those begin, in m and n, that differ from row to row.
     """
 
     members: tuple[Member, ...]
     row_scale: str
     lines: tuple[str, ...]
     parts: int
+    operands: tuple[str, ...] = ()
 
 
 @dataclass
@@ -87,6 +88,7 @@ class _Writer:
     members: list[Member] = field(default_factory=list[Member])
     row_scale: str = ""
     lines: list[str] = field(default_factory=list[str])
+    operands: list[str] = field(default_factory=list[str])
 
 
 def refusal(site: Site) -> str | None:
@@ -130,7 +132,13 @@ def render_epilogue(
     if op.stats:
         parts = per_image(outputs[1].type.shape[-1:])
         writer.members.append(Member("float*", "stats", f"arg<float>(call, {position + 1})"))
-    return Epilogue(tuple(writer.members), writer.row_scale, tuple(writer.lines), parts)
+    return Epilogue(
+        tuple(writer.members),
+        writer.row_scale,
+        tuple(writer.lines),
+        parts,
+        tuple(writer.operands),
+    )
 
 
 def _step(
@@ -163,6 +171,8 @@ def _operand_step(
         return
     aligned = "" if _aligned(access, result) else "_unaligned"
     where = f"{pointer} + {_at(access)}"
+    if not access.constant:
+        writer.operands.append(where)
     plain = {"add": "add", "mul": "multiply"}.get(step.kind) if not aligned else None
     if plain:
         writer.lines.append(f"{plain}(v, {where});")

@@ -40,7 +40,7 @@ class Problem:
 @dataclass(frozen=True)
 class LargeTile:
     """A tile of vitc/gpu/sm90/gemm.cuh: rows and columns of a consumer warpgroup, stages, whether
-    the two warpgroups have a tile each (ping-pong), and blocks of a cluster.
+    two warpgroups have a tile each (ping-pong), blocks of a cluster, and consumer warpgroups.
     """
 
     rows: int
@@ -48,10 +48,11 @@ class LargeTile:
     stages: int
     ping_pong: bool
     cluster: int = 1
+    consumers: int = 2
 
     @property
     def tile_rows(self) -> int:
-        return self.rows if self.ping_pong else 2 * self.rows
+        return self.rows if self.ping_pong else self.consumers * self.rows
 
     @property
     def name(self) -> str:
@@ -62,8 +63,8 @@ class LargeTile:
 
     def cpp(self, type_: str) -> str:
         ping_pong = str(self.ping_pong).lower()
-        sizes = f"{self.rows}, {self.columns}, {self.stages}, 2, {ping_pong}, {self.cluster}"
-        return f"GemmTile<{type_}, {sizes}>"
+        sizes = f"{self.rows}, {self.columns}, {self.stages}, {self.consumers}"
+        return f"GemmTile<{type_}, {sizes}, {ping_pong}, {self.cluster}>"
 
     def takes(self, problem: Problem) -> bool:
         stage = (self.tile_rows + self.columns) * 128
@@ -86,7 +87,7 @@ class SplitTile:
 
     @property
     def name(self) -> str:
-        return f"split{self.split}_64x{self.columns}"
+        return f"split{self.split}_64x{self.columns}s{self.stages}"
 
     def cpp(self, type_: str) -> str:
         return f"SplitTile<{type_}, {self.columns}, {self.stages}, {self.split}>"
@@ -115,14 +116,21 @@ TILES: tuple[Tile, ...] = (
     LargeTile(128, 128, 4, False),
     LargeTile(128, 128, 4, False, 2),
     LargeTile(128, 192, 4, False),
+    LargeTile(64, 192, 4, False, 1, 3),
+    LargeTile(64, 192, 4, False, 2, 3),
+    LargeTile(64, 128, 5, False, 1, 3),
     SplitTile(32, 12, 1),
-    SplitTile(32, 12, 2),
+    SplitTile(32, 9, 1),
     SplitTile(64, 12, 1),
+    SplitTile(64, 6, 1),
     SplitTile(64, 12, 2),
-    SplitTile(64, 12, 4),
+    SplitTile(64, 6, 2),
     SplitTile(96, 10, 1),
+    SplitTile(96, 5, 1),
     SplitTile(128, 8, 1),
+    SplitTile(128, 4, 1),
     SplitTile(128, 8, 2),
+    SplitTile(128, 4, 2),
 )
 
 

@@ -74,19 +74,79 @@ VITC_DEVICE void produce(const Ring<Tile>& ring, const TensorMap* map_a, const T
   let_next_kernel_start();
 }
 
+// What the epilogue of a tile needs from memory is fetched while the tile is multiplied: scales of its
+// rows into shared memory, operands such as a residual into L2. Tiles alternate between two slots; `started`
+// says that a tile's products have begun (before that, the copies of A and W should have the memory to
+// themselves) and that the slot is free, `ready` that its scales are there.
+template <class Tile>
+struct Handover {
+  Barrier *started, *ready;
+  float* scales;
+  static constexpr int kWarps = 3;  // the producer's idle ones
+
+  VITC_DEVICE explicit Handover(Barrier* memory)
+      : started(memory), ready(memory + 2), scales(reinterpret_cast<float*>(memory + 4)) {}
+  VITC_DEVICE void init() const {
+    for (int slot = 0; slot < 2; ++slot) {
+      barrier_init(started + slot, 4 * (Tile::kPingPong ? 1 : Tile::kConsumers));
+      barrier_init(ready + slot, kWarps);
+    }
+  }
+  VITC_DEVICE float* slot_scales(int index) const { return scales + index % 2 * Tile::kTileRows; }
+  static VITC_DEVICE unsigned parity(int index) { return unsigned(index / 2) & 1; }
+};
+
+template <class Epilogue>
+constexpr bool kHandsOver = Epilogue::kRowScale || Epilogue::kOperands;
+
+// Warps 1 to 3 of the producer's warpgroup.
+template <class Tile, int kN, class Epilogue>
+VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int first, int stride, int tiles,
+                                    int rank, const Epilogue& epilogue) {
+  using Where = Raster<Tile, kN>;
+  constexpr int kThreads = Handover<Tile>::kWarps * kWarp;
+  constexpr int kLines = Tile::kColumns / 64;  // of 64 columns, a row
+  const int me = thread() - kWarp;
+  wait_for_previous_kernel();
+  VITC_NO_UNROLL
+  for (int index = 0;; ++index) {
+    const int tile = first + index * stride;
+    if (tile >= tiles) break;
+    const int first_m = Where::row(tile, rank), first_n = Where::column(tile);
+    barrier_wait(handover.started + index % 2, handover.parity(index));
+    if constexpr (Epilogue::kRowScale) {
+      VITC_NO_UNROLL
+      for (int r = me; r < Tile::kTileRows; r += kThreads) {
+        handover.slot_scales(index)[r] = epilogue.row_scale(minimum(first_m + r, m - 1));
+      }
+    }
+    if constexpr (Epilogue::kOperands) {
+      VITC_NO_UNROLL
+      for (int i = me; i < Tile::kTileRows * kLines; i += kThreads) {
+        const int row = first_m + i / kLines, column = first_n + i % kLines * 64;
+        if (row >= m || column >= kN) continue;
+        epilogue.operands(row, column, [](const auto* operand) {
+          constexpr int kPerLine = 128 / int(sizeof(*operand));
+          for (int j = 0; j < 64; j += kPerLine) prefetch_line(operand + j);
+        });
+      }
+    }
+    sync_warp();
+    if (lane() == 0) barrier_arrive(handover.ready + index % 2);
+  }
+}
+
 // Multiplies and writes out the tiles of consumer warpgroup `group`.
 template <class Tile, int kN, int kK, class Epilogue>
-VITC_DEVICE void consume(const Ring<Tile>& ring, int m, int first, int stride, int tiles, int rank, int group,
-                         const Epilogue& epilogue) {
+VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover, int m, int first, int stride,
+                         int tiles, int rank, int group, const Epilogue& epilogue) {
   using T = typename Tile::T;
   using Where = Raster<Tile, kN>;
   using TileSums = Sums<T, Tile::kRows, Tile::kColumns>;
   constexpr int kSteps = (kK + kTileDepth - 1) / kTileDepth;
   constexpr bool kPingPong = Tile::kPingPong;
-  // Named barriers: 1 + group is a warpgroup's turn to multiply, 1 + kConsumers + group its own.
-  const int turn = 1 + group, other_turn = 1 + (group ^ 1), own = 1 + Tile::kConsumers + group;
+  const int turn = 1 + group, other_turn = 1 + (group ^ 1);  // named barriers: who may multiply
   const int shared_rows = kPingPong ? 0 : group * Tile::kRows;
-  float* row_scale = ring.end() + group * Tile::kRows;
 
   wait_for_previous_kernel();
   if (kPingPong && group == 1) named_arrive(1, 2 * kWarpgroup);
@@ -95,13 +155,6 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, int m, int first, int stride, i
     const int tile = first + index * stride;
     if (tile >= tiles) break;
     const int first_m = Where::row(tile, rank) + shared_rows, first_n = Where::column(tile);
-    if constexpr (Epilogue::kRowScale) {
-      named_sync(own, kWarpgroup);  // the tile before is written
-      for (int r = thread() % kWarpgroup; r < Tile::kRows; r += kWarpgroup) {
-        row_scale[r] = epilogue.row_scale(minimum(first_m + r, m - 1));
-      }
-    }
-
     Position<Tile> at;
     at.skip(index * kSteps);
     int before = 0;  // slot of the step before, which is read until its products are done
@@ -127,14 +180,18 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, int m, int first, int stride, i
     // Not before its turn may a warpgroup wait for `full`: the parity could be that of two phases ago.
     if constexpr (kPingPong) named_sync(turn, 2 * kWarpgroup);
     multiply(Int<1>{});
+    if (kHandsOver<Epilogue> && lane() == 0) barrier_arrive(handover.started + index % 2);
     VITC_NO_UNROLL
     for (int step = 1; step < kSteps; ++step) multiply(Int<0>{});
     if (kPingPong && tile + stride < tiles) named_arrive(other_turn, 2 * kWarpgroup);
     sums.finish();
     release(before);
 
-    if constexpr (Epilogue::kRowScale) named_sync(own, kWarpgroup);
-    write_out<kN, TileSums, Tile::kColumns>(sums, m, first_m, first_n, row_scale, epilogue);
+    // Also where there are no scales: `started` must not run two tiles ahead of who waits for it.
+    if constexpr (kHandsOver<Epilogue>) barrier_wait(handover.ready + index % 2, handover.parity(index));
+    float scales[TileSums::kBlocks * 2];
+    read_scales<TileSums, Epilogue>(scales, handover.slot_scales(index) + shared_rows);
+    write_out<kN, TileSums, Tile::kColumns>(sums, m, first_m, first_n, scales, epilogue);
   }
 }
 
@@ -143,12 +200,14 @@ VITC_KERNEL(Tile::kThreads, 1)
 gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_w,
             const __grid_constant__ Epilogue epilogue) {
   const Ring<Tile> ring(dynamic_shared<char>());
+  const Handover<Tile> handover(ring.end());
   const int rank = Tile::kCluster == 1 ? 0 : int(cluster_rank());
   const int first = block() / Tile::kCluster, stride = int(grid_size().x) / Tile::kCluster;
   const int tiles = Raster<Tile, kN>::tiles(m);
   if (thread() == 0) {
     prefetch_map(&map_a);
     prefetch_map(&map_w);
+    handover.init();
     ring.init(4 * Tile::kCluster * (Tile::kPingPong ? 1 : Tile::kConsumers));
   }
   if constexpr (Tile::kCluster == 1) {
@@ -157,13 +216,17 @@ gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constan
     cluster_sync();
   }
 
-  // Of 65536 registers, 512 for each 4 that a warpgroup's threads have.
+  // A multiprocessor has 512 registers for each thread of a warpgroup.
   if (thread() < kWarpgroup) {
-    if constexpr (Tile::kConsumers == 2) give_back_registers<24>();
-    if (thread() == 0) produce<Tile, kN, kK>(ring, &map_a, &map_w, first, stride, tiles, rank);
+    give_back_registers<Tile::kConsumers == 2 ? 24 : 32>();
+    if (thread() == 0) {
+      produce<Tile, kN, kK>(ring, &map_a, &map_w, first, stride, tiles, rank);
+    } else if (kHandsOver<Epilogue> && thread() >= kWarp) {
+      fetch_for_epilogue<Tile, kN>(handover, m, first, stride, tiles, rank, epilogue);
+    }
   } else {
-    if constexpr (Tile::kConsumers == 2) take_registers<240>();
-    consume<Tile, kN, kK>(ring, m, first, stride, tiles, rank, thread() / kWarpgroup - 1, epilogue);
+    take_registers<Tile::kConsumers == 2 ? 240 : 160>();
+    consume<Tile, kN, kK>(ring, handover, m, first, stride, tiles, rank, thread() / kWarpgroup - 1, epilogue);
   }
   if constexpr (Tile::kCluster > 1) {  // the others may still arrive at this block's barriers
     sync_warp();

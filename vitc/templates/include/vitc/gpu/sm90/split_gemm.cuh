@@ -73,7 +73,7 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
 
   char* memory = dynamic_shared<char>();
   const Ring<Tile> ring(memory);
-  float* row_scale = ring.end();
+  float* row_scale = reinterpret_cast<float*>(ring.end());
   const int tile = block() / Tile::kSplit, rank = block() % Tile::kSplit;
   const int first_m = tile / kTilesN * Tile::kRows, first_n = tile % kTilesN * Tile::kColumns;
   const bool producer = thread() == kWarpgroup;
@@ -90,6 +90,7 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
     prefetch_map(&map_a);
     ring.init(4);
     for (int step = 0; step < kAhead; ++step) copy_weights(step, step);
+    let_next_kernel_start();  // at once: where two blocks fit, its weights come while this one works
   }
   sync_block();
   wait_for_previous_kernel();
@@ -104,7 +105,6 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
         copy_rows(at.slot, step);
         at.next();
       }
-      let_next_kernel_start();
     }
     sync_warp();
   } else {
@@ -131,7 +131,9 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
     sums.finish();
     named_sync(1, kWarpgroup);  // the stages are read, the row scales are there
     if constexpr (Tile::kSplit == 1) {
-      write_out<kN, TileSums, Tile::kColumns>(sums, m, first_m, first_n, row_scale, epilogue);
+      float scales[2];
+      read_scales<TileSums, Epilogue>(scales, row_scale);
+      write_out<kN, TileSums, Tile::kColumns>(sums, m, first_m, first_n, scales, epilogue);
     } else {
       VITC_UNROLL
       for (int half = 0; half < 2; ++half) {

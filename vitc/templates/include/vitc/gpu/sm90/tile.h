@@ -30,11 +30,10 @@ struct GemmTile {
   static constexpr int kTileRows = kPingPong ? kRows : kRows * kConsumers;
   static constexpr int kBytesA = kTileRows * kTileBytes, kBytesB = kColumns * kTileBytes;
   static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
-  static constexpr int kScales = kRows * kConsumers;  // row scales in shared memory
-  static constexpr int kSharedBytes =
-      kStages * (kBytesA + kBytesB + 2 * int(sizeof(Barrier))) + kScales * int(sizeof(float));
+  static constexpr int kSharedBytes = kStages * (kBytesA + kBytesB + 2 * int(sizeof(Barrier))) +
+                                      4 * int(sizeof(Barrier)) + 2 * kTileRows * int(sizeof(float));
   static_assert(kRows % 64 == 0 && kColumns % kColumnGroup == 0 && kColumns % (8 * kCluster) == 0);
-  static_assert(!kPingPong || kConsumers == 2);
+  static_assert(kConsumers == 2 || (kConsumers == 3 && !kPingPong));
 };
 
 // The stages: tiles of A, tiles of W, and for each stage a barrier that says it is full and one that
@@ -52,7 +51,7 @@ struct Ring {
 
   VITC_DEVICE char* tile_a(int slot) const { return a + slot * Tile::kBytesA; }
   VITC_DEVICE char* tile_b(int slot) const { return b + slot * Tile::kBytesB; }
-  VITC_DEVICE float* end() const { return reinterpret_cast<float*>(empty + Tile::kStages); }
+  VITC_DEVICE Barrier* end() const { return empty + Tile::kStages; }
 
   // One thread. A stage is empty when one lane of each of `warps` consumer warps has said so.
   VITC_DEVICE void init(int warps) const {
@@ -129,21 +128,28 @@ struct Sums {
   }
 };
 
+// The scales of a thread's rows, from shared memory.
+template <class Sums, class Epilogue>
+VITC_DEVICE void read_scales(float (&scales)[Sums::kBlocks * 2], const float* row_scale) {
+  VITC_UNROLL
+  for (int i = 0; i < Sums::kBlocks * 2; ++i) {
+    scales[i] = Epilogue::kRowScale ? row_scale[Sums::row(i / 2, i % 2)] : 1.f;
+  }
+}
+
 // Passes a warpgroup's tile through the epilogue. The rows of a column group go together, all loads
 // before the first store: an output may lie where an operand was read, so that the compiler could not
 // move a load before a store, and each would wait for memory alone. Rows past the end compute what the
 // last row does, and are not stored.
 template <int kN, class Sums, int kColumns, class Epilogue>
-VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n, const float* row_scale,
-                           const Epilogue& epilogue) {
+VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
+                           const float (&scales)[Sums::kBlocks * 2], const Epilogue& epilogue) {
   constexpr int kLines = Sums::kBlocks * 2;  // rows of a thread
   int rows[kLines];
-  float scales[kLines], squares[kLines];
+  float squares[kLines];
   VITC_UNROLL
   for (int i = 0; i < kLines; ++i) {
-    const int local = Sums::row(i / 2, i % 2);
-    rows[i] = first_m + local;
-    scales[i] = Epilogue::kRowScale ? row_scale[local] : 1.f;
+    rows[i] = first_m + Sums::row(i / 2, i % 2);
     squares[i] = 0;
   }
   VITC_UNROLL
