@@ -1,0 +1,90 @@
+"""Hopper's kernels compile for sm_90a: no spills, warpgroup products and tile copies are there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from vitc.codegen.render import KERNEL
+from vitc.codegen.select import select
+from vitc.codegen.sources import INCLUDE
+from vitc.codegen.targets import find_target
+from vitc.codegen.targets.gpu.sm90_gemm import Sm90Gemm, problem
+from vitc.codegen.targets.gpu.sm90_tiles import TILES
+from vitc.codegen.toolchain import Toolchain
+from vitc.ir.text import parse_graph
+
+# Everything that an epilogue can have.
+FULL = """
+graph g(%x: {t}[B,197,768], %s: f32[B,197,12], %r: {t}[B,197,1024]) {{
+  weight %w: {t}[1024,768]
+  weight %b: {t}[1024]
+  %y, %z = linear(%x, %w, %s, %b, %r) {{{steps}, stats=64}}
+  return %y, %z
+}}
+"""
+STEPS = "steps=[row_rstd($2, 768.0, 1e-6), add($3), gelu, add($4)]"
+PLAIN = """
+graph g(%x: {t}[B,197,768]) {{
+  weight %w: {t}[1000,768]
+  %y = linear(%x, %w)
+  return %y
+}}
+"""
+FLAGS = (
+    "-std=c++17 -O3 -cubin -gencode=arch=compute_90a,code=sm_90a -DVITC_ISA=sm_90a "
+    "-diag-suppress=177 -Werror all-warnings -Xcompiler -Wall,-Wextra -Xptxas -v,-warn-spills"
+).split()
+
+
+def rendered(text: str, dtype: str, tile: str) -> str:
+    target = find_target("cuda:sm_90a", (64,))
+    (call,) = select(parse_graph(text.format(t=dtype, steps=STEPS)), target).calls
+    assert isinstance(call.kernel, Sm90Gemm)
+    (chosen,) = (t for t in TILES if t.name == tile)
+    assert chosen.takes(problem(call.site, 1))
+    return call.kernel.render_with(call, [(chosen, 64)]).body.replace(KERNEL, "kernel")
+
+
+def find_cuobjdump() -> str | None:
+    """NVIDIA's toolkit or the copy that comes with triton."""
+    bundled = Path(sysconfig.get_path("purelib"), "triton/backends/nvidia/bin/cuobjdump")
+    return shutil.which("cuobjdump") or (str(bundled) if bundled.exists() else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype", "tile", "products"),
+    [
+        (FULL, "f16", "pp128x192c2", 16),  # two of 64 rows, 4 of 16 columns, first step apart
+        (FULL, "bf16", "pp128x192c1", 16),
+        (FULL, "f16", "co192x192c1", 8),
+        (FULL, "f16", "split2_64x64s12", 8),
+        (PLAIN, "bf16", "pp192x128c1", 24),
+        (PLAIN, "f16", "split1_64x96s10", 8),
+    ],
+)
+def test_compiles(
+    text: str, dtype: str, tile: str, products: int, cuda_toolchain: Toolchain, tmp_path: Path
+) -> None:
+    source, cubin = tmp_path / "kernel.cu", tmp_path / "kernel.cubin"
+    source.write_text(rendered(text, dtype, tile))
+    nvcc = cuda_toolchain.compiler("cuda").command
+    command = [*nvcc, *FLAGS, f"-I{INCLUDE}", str(source), "-o", str(cubin)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:6000]
+    assert re.findall(r"(\d+) bytes spill stores", done.stderr) == ["0"]
+    cuobjdump = find_cuobjdump()
+    if cuobjdump is None:
+        pytest.skip("compiled; no cuobjdump to look at the code: CUDA's toolkit and triton have it")
+    dump = [cuobjdump, "-sass", str(cubin)]
+    sass = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
+    assert len(re.findall(r"\bHGMMA\.", sass)) == products
+    assert "UTMALDG.2D" in sass
+    assert ("UTMALDG.2D.MULTICAST" in sass) == tile.endswith("c2")
+    assert "LDL" not in sass
+    assert re.search(r"STG\.E\.128", sass)
