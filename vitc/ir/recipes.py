@@ -41,7 +41,8 @@ def _store(array: Array, dtype: DType) -> WeightArray:
     if dtype is DType.BFLOAT16:
         return WeightArray(to_bfloat16(array), dtype.value)
     stored = DType.FLOAT32 if dtype is DType.TF32 else dtype
-    return WeightArray(np.ascontiguousarray(array, np.dtype(stored.value)), stored.value)
+    # Not ascontiguousarray, which makes a scalar a vector.
+    return WeightArray(np.asarray(array, np.dtype(stored.value), order="C"), stored.value)
 
 
 def to_bfloat16(array: Array) -> Array:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from vitc.ir.graph import Graph, Node
 from vitc.ops import (
-    Attention,
     Conv2d,
     Fused,
     GroupNorm,
@@ -21,7 +20,8 @@ from vitc.passes.options import PassOptions
 from vitc.passes.rewrite import Match, Replacement, rewrite, rule
 from vitc.passes.steps import Bound, bound_steps, emit_steps, is_plain, main_operands
 
-CARRIERS = (Linear, Conv2d, MatMul, Attention, Norm, GroupNorm, Pool2d, Reduce)
+# Attention is none: its kernels store what they compute.
+CARRIERS = (Linear, Conv2d, MatMul, Norm, GroupNorm, Pool2d, Reduce)
 # x (kind) o, told from the other side.
 SWAPPED = {
     "add": "add",
