@@ -71,6 +71,8 @@ PRODUCTS = [
     Product("L.proj", 1024, 1024, "residual+stats", L),
     Product("L.fc1", 4096, 1024, "rstd+gelu", L),
     Product("L.fc2", 1024, 4096, "residual+stats", L),
+    Product("B.proj", 768, 768, "bias", (12608, 50432)),
+    Product("B.proj", 768, 768, "residual", (12608, 50432)),
     Product("B.fc1", 3072, 768, "bias", (6304, 50432)),
     Product("B.fc1", 3072, 768, "gelu", (50432,)),
     Product("B.fc2", 768, 3072, "bias", (6304, 50432)),
@@ -355,10 +357,14 @@ def measure(graphs: dict[str, tuple[Any, int]], rounds: int) -> dict[str, list[f
     return found
 
 
+def matches(only: str, key: str) -> bool:
+    return any(word in key for word in only.split(","))
+
+
 def problems(content: dict[str, Any], only: str) -> Iterator[tuple[dict[str, Any], str, int]]:
     for product in content["products"]:
         key = f"{product['name']}-{product['kind']}-{product['dtype']}".replace("+", "_")
-        if only in key:
+        if matches(only, key):
             for m in product["rows"]:
                 yield product, key, m
 
@@ -369,7 +375,7 @@ def run(folder: Path, output: Path, only: str, jobs: int) -> None:
     import torch.nn.functional as F
 
     content = json.loads((folder / "entries.json").read_text())
-    entries = [e for e in content["entries"] if only in e["product"]]
+    entries = [e for e in content["entries"] if matches(only, e["product"])]
     began = time.time()
     libraries, complaints = build(folder, [e["source"] for e in entries], jobs)
     print(f"built {len(libraries)} of {len(entries)} in {time.time() - began:.0f} s")
@@ -494,7 +500,7 @@ def main() -> None:
     running = commands.add_parser("run")
     running.add_argument("folder", type=Path)
     running.add_argument("output", type=Path)
-    running.add_argument("--only", default="", help="products whose name contains this")
+    running.add_argument("--only", default="", help="words, one of which a product's name contains")
     running.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     recording = commands.add_parser("records")
     recording.add_argument("json", type=Path)

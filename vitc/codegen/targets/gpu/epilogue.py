@@ -72,7 +72,8 @@ class Epilogue:
     """Parameters of templates/gpu/epilogue.jinja.
 
     row_scale: expression of the row m, or "". lines: one statement per step. parts: sums of squares
-    of a row, 0 for none. operands: where those begin, in m and n, that differ from row to row.
+    of a row, 0 for none. operands: where those begin, in m and n, that differ from row to row
+    and are read in aligned vectors.
     """
 
     members: tuple[Member, ...]
@@ -171,7 +172,7 @@ def _operand_step(
         return
     aligned = "" if _aligned(access, result) else "_unaligned"
     where = f"{pointer} + {_at(access)}"
-    if not access.constant:
+    if not access.constant and not aligned:
         writer.operands.append(where)
     plain = {"add": "add", "mul": "multiply"}.get(step.kind) if not aligned else None
     if plain:

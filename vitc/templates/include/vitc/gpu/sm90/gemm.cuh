@@ -105,7 +105,6 @@ VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int f
                                     int rank, const Epilogue& epilogue) {
   using Where = Raster<Tile, kN>;
   constexpr int kThreads = Handover<Tile>::kWarps * kWarp;
-  constexpr int kLines = Tile::kColumns / 64;  // of 64 columns, a row
   const int me = thread() - kWarp;
   wait_for_previous_kernel();
   VITC_NO_UNROLL
@@ -121,13 +120,11 @@ VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int f
       }
     }
     if constexpr (Epilogue::kOperands) {
+      const int columns = minimum(Tile::kColumns, kN - first_n);
       VITC_NO_UNROLL
-      for (int i = me; i < Tile::kTileRows * kLines; i += kThreads) {
-        const int row = first_m + i / kLines, column = first_n + i % kLines * 64;
-        if (row >= m || column >= kN) continue;
-        epilogue.operands(row, column, [](const auto* operand) {
-          constexpr int kPerLine = 128 / int(sizeof(*operand));
-          for (int j = 0; j < 64; j += kPerLine) prefetch_line(operand + j);
+      for (int r = me; r < Tile::kTileRows && first_m + r < m; r += kThreads) {
+        epilogue.operands(first_m + r, first_n, [&](const auto* operand) {
+          prefetch_bytes(operand, columns * int(sizeof(*operand)));
         });
       }
     }

@@ -89,11 +89,6 @@ VITC_DEVICE void load_from(float (&v)[4], const float* local, unsigned rank) {
       : "memory");
 }
 
-// The 128-byte line of `address` into L2.
-VITC_DEVICE void prefetch_line(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-}
-
 // ---- registers of a warpgroup ----------------------------------------------------------------------------
 template <int kCount>
 VITC_DEVICE void give_back_registers() {

@@ -37,6 +37,10 @@ VITC_DEVICE void copy_tile_to(void* target, const TensorMap* map, int k, int row
       "l"(map), "r"(k), "r"(row), "r"(shared_address(barrier)), "h"(blocks)
       : "memory");
 }
+// Brings `bytes` bytes, a multiple of 16 as the address is, to L2.
+VITC_DEVICE void prefetch_bytes(const void* address, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
+}
 
 // ---- host ------------------------------------------------------------------------------------------------
 template <class T>
