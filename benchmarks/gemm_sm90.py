@@ -168,7 +168,7 @@ def sensible(name: str, tile_rows: int, m: int) -> bool:
     """Whether a tile can win at m rows."""
     if name.startswith("split"):
         return m < 2000
-    return m >= 4000 or (m >= 500 and tile_rows <= m // 4 and name.endswith("c1"))
+    return m >= 4000 or (m >= 500 and tile_rows <= m // 4 and name.endswith(("c1", "c1n")))
 
 
 def kernel_hash() -> str:
@@ -412,6 +412,7 @@ def run(folder: Path, output: Path, only: str, jobs: int) -> None:
             for e in mine
             if e["source"] in libraries
         }
+
         def linear(i: int, b: Buffers = buffers) -> Callable[[], None]:
             return lambda: F.linear(b.x[i % 2], b.w[i % b.weights], b.b)
 

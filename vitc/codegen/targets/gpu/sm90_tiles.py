@@ -40,7 +40,8 @@ class Problem:
 @dataclass(frozen=True)
 class LargeTile:
     """A tile of vitc/gpu/sm90/gemm.cuh: rows and columns of a consumer warpgroup, stages, whether
-    two warpgroups have a tile each (ping-pong), blocks of a cluster, and consumer warpgroups.
+    two warpgroups have a tile each (ping-pong), blocks of a cluster, consumer warpgroups, and
+    whether operands of every epilogue are brought to L2 ahead, or only those of the last.
     """
 
     rows: int
@@ -49,6 +50,7 @@ class LargeTile:
     ping_pong: bool
     cluster: int = 1
     consumers: int = 2
+    fetch: bool = True
 
     @property
     def tile_rows(self) -> int:
@@ -57,20 +59,23 @@ class LargeTile:
     @property
     def name(self) -> str:
         kind = "pp" if self.ping_pong else "co"
-        return f"{kind}{self.tile_rows}x{self.columns}c{self.cluster}"
+        return f"{kind}{self.tile_rows}x{self.columns}c{self.cluster}{'' if self.fetch else 'n'}"
 
     function = "gemm"
 
     def cpp(self, type_: str) -> str:
         ping_pong = str(self.ping_pong).lower()
         sizes = f"{self.rows}, {self.columns}, {self.stages}, {self.consumers}"
-        return f"GemmTile<{type_}, {sizes}, {ping_pong}, {self.cluster}>"
+        fetch = str(self.fetch).lower()
+        return f"GemmTile<{type_}, {sizes}, {ping_pong}, {self.cluster}, {fetch}>"
 
     def takes(self, problem: Problem) -> bool:
         stage = (self.tile_rows + self.columns) * 128
         assert self.stages * stage + 2048 <= _SHARED_BYTES
         # 192 rows of a warpgroup leave no registers for residuals in flight.
         operands = any(step in _WITH_OPERAND for step in problem.steps[1:])
+        if not operands and not self.fetch:
+            return False  # the same kernel as that with fetch
         return not (self.rows == 192 and (operands or problem.stats))
 
 
@@ -102,35 +107,31 @@ _WITH_OPERAND = frozenset(("add", "sub", "rsub", "mul", "div", "rdiv", "maximum"
 Tile = LargeTile | SplitTile
 TILES: tuple[Tile, ...] = (
     LargeTile(128, 192, 5, True),
+    LargeTile(128, 192, 5, True, fetch=False),
     LargeTile(128, 192, 5, True, 2),
+    LargeTile(128, 192, 5, True, 2, fetch=False),
     LargeTile(128, 128, 6, True),
+    LargeTile(128, 128, 6, True, fetch=False),
     LargeTile(128, 128, 6, True, 2),
+    LargeTile(128, 128, 6, True, 2, fetch=False),
     LargeTile(64, 256, 5, True),
     LargeTile(64, 192, 6, True),
     LargeTile(64, 128, 8, True),
     LargeTile(192, 128, 5, True),
     LargeTile(64, 256, 4, False),
-    LargeTile(64, 256, 4, False, 2),
     LargeTile(64, 192, 5, False),
     LargeTile(64, 128, 6, False),
     LargeTile(128, 128, 4, False),
-    LargeTile(128, 128, 4, False, 2),
     LargeTile(128, 192, 4, False),
     LargeTile(64, 192, 4, False, 1, 3),
-    LargeTile(64, 192, 4, False, 2, 3),
     LargeTile(64, 128, 5, False, 1, 3),
-    SplitTile(32, 12, 1),
-    SplitTile(32, 9, 1),
     SplitTile(64, 12, 1),
     SplitTile(64, 6, 1),
     SplitTile(64, 12, 2),
-    SplitTile(64, 6, 2),
     SplitTile(96, 10, 1),
-    SplitTile(96, 5, 1),
     SplitTile(128, 8, 1),
     SplitTile(128, 4, 1),
     SplitTile(128, 8, 2),
-    SplitTile(128, 4, 2),
 )
 
 

@@ -36,7 +36,7 @@ VITC_DEVICE void produce(const Ring<Tile>& ring, const TensorMap* map_a, const T
   using Where = Raster<Tile, kN>;
   constexpr int kSteps = (kK + kTileDepth - 1) / kTileDepth;
   const auto copy_weights = [&](int slot, int step, int column) {
-    Barrier* full = ring.full + slot;
+    Barrier* full = ring.full(slot);
     barrier_expect(full, Tile::kBytesA + Tile::kBytesB);
     if constexpr (Tile::kCluster == 1) {
       copy_tile(ring.tile_b(slot), map_w, step * kTileDepth, column, full);
@@ -64,10 +64,10 @@ VITC_DEVICE void produce(const Ring<Tile>& ring, const TensorMap* map_a, const T
       if (ahead > 0) {
         --ahead;
       } else {
-        barrier_wait(ring.empty + at.slot, at.parity);
+        barrier_wait(ring.empty(at.slot), at.parity);
         copy_weights(at.slot, step, column);
       }
-      copy_tile(ring.tile_a(at.slot), map_a, step * kTileDepth, row, ring.full + at.slot);
+      copy_tile(ring.tile_a(at.slot), map_a, step * kTileDepth, row, ring.full(at.slot));
       at.next();
     }
   }
@@ -80,19 +80,20 @@ VITC_DEVICE void produce(const Ring<Tile>& ring, const TensorMap* map_a, const T
 // themselves) and that the slot is free, `ready` that its scales are there.
 template <class Tile>
 struct Handover {
-  Barrier *started, *ready;
-  float* scales;
+  Barrier* memory;
   static constexpr int kWarps = 3;  // the producer's idle ones
 
-  VITC_DEVICE explicit Handover(Barrier* memory)
-      : started(memory), ready(memory + 2), scales(reinterpret_cast<float*>(memory + 4)) {}
+  VITC_DEVICE Barrier* started(int index) const { return memory + index % 2; }
+  VITC_DEVICE Barrier* ready(int index) const { return memory + 2 + index % 2; }
+  VITC_DEVICE float* scales(int index) const {
+    return reinterpret_cast<float*>(memory + 4) + index % 2 * Tile::kTileRows;
+  }
   VITC_DEVICE void init() const {
     for (int slot = 0; slot < 2; ++slot) {
-      barrier_init(started + slot, 4 * (Tile::kPingPong ? 1 : Tile::kConsumers));
-      barrier_init(ready + slot, kWarps);
+      barrier_init(started(slot), 4 * (Tile::kPingPong ? 1 : Tile::kConsumers));
+      barrier_init(ready(slot), kWarps);
     }
   }
-  VITC_DEVICE float* slot_scales(int index) const { return scales + index % 2 * Tile::kTileRows; }
   static VITC_DEVICE unsigned parity(int index) { return unsigned(index / 2) & 1; }
 };
 
@@ -100,7 +101,7 @@ template <class Epilogue>
 constexpr bool kHandsOver = Epilogue::kRowScale || Epilogue::kOperands;
 
 // Warps 1 to 3 of the producer's warpgroup.
-template <class Tile, int kN, class Epilogue>
+template <class Tile, int kN, int kSteps, class Epilogue>
 VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int first, int stride, int tiles,
                                     int rank, const Epilogue& epilogue) {
   using Where = Raster<Tile, kN>;
@@ -112,24 +113,34 @@ VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int f
     const int tile = first + index * stride;
     if (tile >= tiles) break;
     const int first_m = Where::row(tile, rank), first_n = Where::column(tile);
-    barrier_wait(handover.started + index % 2, handover.parity(index));
+    barrier_wait(handover.started(index), handover.parity(index));
     if constexpr (Epilogue::kRowScale) {
       VITC_NO_UNROLL
       for (int r = me; r < Tile::kTileRows; r += kThreads) {
-        handover.slot_scales(index)[r] = epilogue.row_scale(minimum(first_m + r, m - 1));
+        handover.scales(index)[r] = epilogue.row_scale(minimum(first_m + r, m - 1));
       }
     }
-    if constexpr (Epilogue::kOperands) {
+    // The last tile of a warpgroup has no other one's products to hide its epilogue behind.
+    const bool last = tile + stride * (Tile::kPingPong ? 2 : 1) >= tiles;
+    if (Epilogue::kOperands && (Tile::kFetch || last)) {
       const int columns = minimum(Tile::kColumns, kN - first_n);
+      // A few rows at a time over half of the main loop: at once, they would hold up the copies of A.
+      constexpr int kRows = 8, kPieces = Tile::kTileRows / kRows;
+      constexpr int kClocks = kSteps * Tile::kTileRows * Tile::kColumns * kTileDepth / 2048;
+      constexpr int kPause = kClocks / 3 * Handover<Tile>::kWarps / kPieces;
       VITC_NO_UNROLL
-      for (int r = me; r < Tile::kTileRows && first_m + r < m; r += kThreads) {
-        epilogue.operands(first_m + r, first_n, [&](const auto* operand) {
-          prefetch_bytes(operand, columns * int(sizeof(*operand)));
-        });
+      for (int piece = warp() - 1; piece < kPieces; piece += Handover<Tile>::kWarps) {
+        const int row = first_m + piece * kRows + lane();
+        if (lane() < kRows && row < m) {
+          epilogue.operands(row, first_n, [&](const auto* operand) {
+            prefetch_bytes(operand, columns * int(sizeof(*operand)));
+          });
+        }
+        pause(kPause);
       }
     }
     sync_warp();
-    if (lane() == 0) barrier_arrive(handover.ready + index % 2);
+    if (lane() == 0) barrier_arrive(handover.ready(index));
   }
 }
 
@@ -157,15 +168,15 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
     int before = 0;  // slot of the step before, which is read until its products are done
     const auto release = [&](int slot) {
       if constexpr (Tile::kCluster == 1) {
-        if (lane() == 0) barrier_arrive(ring.empty + slot);
+        if (lane() == 0) barrier_arrive(ring.empty(slot));
       } else {
-        if (lane() < Tile::kCluster) barrier_arrive_at(ring.empty + slot, unsigned(lane()));
+        if (lane() < Tile::kCluster) barrier_arrive_at(ring.empty(slot), unsigned(lane()));
       }
     };
     TileSums sums;
     const auto multiply = [&](auto is_first) {
       constexpr bool kFirst = decltype(is_first)::value;
-      barrier_wait(ring.full + at.slot, at.parity);
+      barrier_wait(ring.full(at.slot), at.parity);
       sums.template multiply<kFirst>(ring.tile_a(at.slot) + shared_rows * kTileBytes, ring.tile_b(at.slot));
       if constexpr (!kFirst) {
         products_wait<1>();
@@ -177,7 +188,7 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
     // Not before its turn may a warpgroup wait for `full`: the parity could be that of two phases ago.
     if constexpr (kPingPong) named_sync(turn, 2 * kWarpgroup);
     multiply(Int<1>{});
-    if (kHandsOver<Epilogue> && lane() == 0) barrier_arrive(handover.started + index % 2);
+    if (kHandsOver<Epilogue> && lane() == 0) barrier_arrive(handover.started(index));
     VITC_NO_UNROLL
     for (int step = 1; step < kSteps; ++step) multiply(Int<0>{});
     if (kPingPong && tile + stride < tiles) named_arrive(other_turn, 2 * kWarpgroup);
@@ -185,9 +196,9 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
     release(before);
 
     // Also where there are no scales: `started` must not run two tiles ahead of who waits for it.
-    if constexpr (kHandsOver<Epilogue>) barrier_wait(handover.ready + index % 2, handover.parity(index));
+    if constexpr (kHandsOver<Epilogue>) barrier_wait(handover.ready(index), handover.parity(index));
     float scales[TileSums::kBlocks * 2];
-    read_scales<TileSums, Epilogue>(scales, handover.slot_scales(index) + shared_rows);
+    read_scales<TileSums, Epilogue>(scales, handover.scales(index) + shared_rows);
     write_out<kN, TileSums, Tile::kColumns>(sums, m, first_m, first_n, scales, epilogue);
   }
 }
@@ -196,8 +207,8 @@ template <class Tile, int kN, int kK, class Epilogue>
 VITC_KERNEL(Tile::kThreads, 1)
 gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_w,
             const __grid_constant__ Epilogue epilogue) {
-  const Ring<Tile> ring(dynamic_shared<char>());
-  const Handover<Tile> handover(ring.end());
+  const Ring<Tile> ring{dynamic_shared<char>()};
+  const Handover<Tile> handover{ring.end()};
   const int rank = Tile::kCluster == 1 ? 0 : int(cluster_rank());
   const int first = block() / Tile::kCluster, stride = int(grid_size().x) / Tile::kCluster;
   const int tiles = Raster<Tile, kN>::tiles(m);
@@ -219,7 +230,7 @@ gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constan
     if (thread() == 0) {
       produce<Tile, kN, kK>(ring, &map_a, &map_w, first, stride, tiles, rank);
     } else if (kHandsOver<Epilogue> && thread() >= kWarp) {
-      fetch_for_epilogue<Tile, kN>(handover, m, first, stride, tiles, rank, epilogue);
+      fetch_for_epilogue<Tile, kN, (kK + kTileDepth - 1) / kTileDepth>(handover, m, first, stride, tiles, rank, epilogue);
     }
   } else {
     take_registers<Tile::kConsumers == 2 ? 240 : 160>();

@@ -89,6 +89,9 @@ VITC_DEVICE void load_from(float (&v)[4], const float* local, unsigned rank) {
       : "memory");
 }
 
+// About so many nanoseconds.
+VITC_DEVICE void pause(int nanoseconds) { asm volatile("nanosleep.u32 %0;" ::"r"(nanoseconds)); }
+
 // ---- registers of a warpgroup ----------------------------------------------------------------------------
 template <int kCount>
 VITC_DEVICE void give_back_registers() {

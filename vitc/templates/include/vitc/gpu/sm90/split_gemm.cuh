@@ -72,17 +72,17 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
   using TileSums = Sums<typename Tile::T, Tile::kRows, Tile::kColumns>;
 
   char* memory = dynamic_shared<char>();
-  const Ring<Tile> ring(memory);
+  const Ring<Tile> ring{memory};
   float* row_scale = reinterpret_cast<float*>(ring.end());
   const int tile = block() / Tile::kSplit, rank = block() % Tile::kSplit;
   const int first_m = tile / kTilesN * Tile::kRows, first_n = tile % kTilesN * Tile::kColumns;
   const bool producer = thread() == kWarpgroup;
   const auto copy_weights = [&](int slot, int step) {
-    barrier_expect(ring.full + slot, Tile::kBytesA + Tile::kBytesB);
-    copy_tile(ring.tile_b(slot), &map_w, (rank * kSteps + step) * kTileDepth, first_n, ring.full + slot);
+    barrier_expect(ring.full(slot), Tile::kBytesA + Tile::kBytesB);
+    copy_tile(ring.tile_b(slot), &map_w, (rank * kSteps + step) * kTileDepth, first_n, ring.full(slot));
   };
   const auto copy_rows = [&](int slot, int step) {
-    copy_tile(ring.tile_a(slot), &map_a, (rank * kSteps + step) * kTileDepth, first_m, ring.full + slot);
+    copy_tile(ring.tile_a(slot), &map_a, (rank * kSteps + step) * kTileDepth, first_m, ring.full(slot));
   };
 
   if (producer) {
@@ -100,7 +100,7 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
       Position<Tile> at;
       VITC_NO_UNROLL
       for (int step = kAhead; step < kSteps; ++step) {
-        barrier_wait(ring.empty + at.slot, at.parity);
+        barrier_wait(ring.empty(at.slot), at.parity);
         copy_weights(at.slot, step);
         copy_rows(at.slot, step);
         at.next();
@@ -116,11 +116,11 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
     int before = 0;
     const auto multiply = [&](auto is_first) {
       constexpr bool kFirst = decltype(is_first)::value;
-      barrier_wait(ring.full + at.slot, at.parity);
+      barrier_wait(ring.full(at.slot), at.parity);
       sums.template multiply<kFirst>(ring.tile_a(at.slot), ring.tile_b(at.slot));
       if constexpr (!kFirst) {
         products_wait<1>();
-        if (lane() == 0) barrier_arrive(ring.empty + before);
+        if (lane() == 0) barrier_arrive(ring.empty(before));
       }
       before = at.slot;
       at.next();

@@ -20,13 +20,15 @@ constexpr int kPackedRows = (kN + kColumnGroup - 1) / kColumnGroup * kColumnGrou
 
 // kRows x kColumns are what one consumer warpgroup multiplies at a time; there are kConsumers of them.
 // kPingPong: each has a tile of its own, and one multiplies while the other writes its sums out.
-// Otherwise they share a tile of kConsumers * kRows rows. kCluster blocks share each tile of weights.
-template <class T_, int kRows_, int kColumns_, int kStages_, int kConsumers_, bool kPingPong_, int kCluster_>
+// Otherwise they share a tile of kConsumers * kRows rows. kCluster blocks share each tile of weights. With
+// kFetch, operands of every tile's epilogue are brought to L2 ahead, else only those of the last.
+template <class T_, int kRows_, int kColumns_, int kStages_, int kConsumers_, bool kPingPong_, int kCluster_,
+          bool kFetch_ = true>
 struct GemmTile {
   using T = T_;
   static constexpr int kRows = kRows_, kColumns = kColumns_, kStages = kStages_;
   static constexpr int kConsumers = kConsumers_, kCluster = kCluster_;
-  static constexpr bool kPingPong = kPingPong_;
+  static constexpr bool kPingPong = kPingPong_, kFetch = kFetch_;
   static constexpr int kTileRows = kPingPong ? kRows : kRows * kConsumers;
   static constexpr int kBytesA = kTileRows * kTileBytes, kBytesB = kColumns * kTileBytes;
   static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
@@ -40,24 +42,23 @@ struct GemmTile {
 // says it is empty.
 template <class Tile>
 struct Ring {
-  char *a, *b;
-  Barrier *full, *empty;
+  char* memory;  // one pointer: each would take registers of the consumers
 
-  VITC_DEVICE explicit Ring(char* memory)
-      : a(memory),
-        b(memory + Tile::kStages * Tile::kBytesA),
-        full(reinterpret_cast<Barrier*>(b + Tile::kStages * Tile::kBytesB)),
-        empty(full + Tile::kStages) {}
-
-  VITC_DEVICE char* tile_a(int slot) const { return a + slot * Tile::kBytesA; }
-  VITC_DEVICE char* tile_b(int slot) const { return b + slot * Tile::kBytesB; }
-  VITC_DEVICE Barrier* end() const { return empty + Tile::kStages; }
+  VITC_DEVICE char* tile_a(int slot) const { return memory + slot * Tile::kBytesA; }
+  VITC_DEVICE char* tile_b(int slot) const {
+    return memory + Tile::kStages * Tile::kBytesA + slot * Tile::kBytesB;
+  }
+  VITC_DEVICE Barrier* full(int slot) const {
+    return reinterpret_cast<Barrier*>(memory + Tile::kStages * (Tile::kBytesA + Tile::kBytesB)) + slot;
+  }
+  VITC_DEVICE Barrier* empty(int slot) const { return full(Tile::kStages + slot); }
+  VITC_DEVICE Barrier* end() const { return full(2 * Tile::kStages); }
 
   // One thread. A stage is empty when one lane of each of `warps` consumer warps has said so.
   VITC_DEVICE void init(int warps) const {
     for (int slot = 0; slot < Tile::kStages; ++slot) {
-      barrier_init(full + slot, 1);
-      barrier_init(empty + slot, warps);
+      barrier_init(full(slot), 1);
+      barrier_init(empty(slot), warps);
     }
     barrier_init_done();
   }
@@ -119,6 +120,8 @@ struct Sums {
   static VITC_DEVICE int row(int block, int half) {
     return block * 64 + thread() % kWarpgroup / kWarp * 16 + lane() / 4 + half * 8;
   }
+  // Rows from the thread's first to its i-th: its rows are numbered 2 * block + half.
+  static constexpr VITC_HOST_DEVICE int row_of(int i) { return i / 2 * 64 + i % 2 * 8; }
   // First of the 8 columns of a group.
   static VITC_DEVICE int column(int group) { return group * kColumnGroup + lane() % 4 * kVector; }
 
@@ -145,26 +148,22 @@ template <int kN, class Sums, int kColumns, class Epilogue>
 VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
                            const float (&scales)[Sums::kBlocks * 2], const Epilogue& epilogue) {
   constexpr int kLines = Sums::kBlocks * 2;  // rows of a thread
-  int rows[kLines];
-  float squares[kLines];
-  VITC_UNROLL
-  for (int i = 0; i < kLines; ++i) {
-    rows[i] = first_m + Sums::row(i / 2, i % 2);
-    squares[i] = 0;
-  }
+  float squares[kLines] = {};
   VITC_UNROLL
   for (int group = 0; group < kColumns / kColumnGroup; ++group) {
     const int column = first_n + Sums::column(group);
+    // Row offsets are made anew for each group: kept, they would take the registers that loads need.
+    const int row = opaque(first_m + Sums::row(0, 0));
     if (kN % kColumns == 0 || column < kN) {
       float v[kLines][kVector];
       VITC_UNROLL
       for (int i = 0; i < kLines; ++i) {
         sums.get(v[i], i / 2, i % 2, group);
-        epilogue.steps(minimum(rows[i], m - 1), column, v[i], scales[i]);
+        epilogue.steps(minimum(row + Sums::row_of(i), m - 1), column, v[i], scales[i]);
       }
       VITC_UNROLL
       for (int i = 0; i < kLines; ++i) {
-        if (rows[i] < m) epilogue.store(rows[i], column, v[i]);
+        if (row + Sums::row_of(i) < m) epilogue.store(row + Sums::row_of(i), column, v[i]);
         if constexpr (Epilogue::kSumSquares) {
           VITC_UNROLL
           for (int c = 0; c < kVector; ++c) squares[i] = fmaf(v[i][c], v[i][c], squares[i]);
@@ -176,8 +175,8 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
       VITC_UNROLL
       for (int i = 0; i < kLines; ++i) {
         const float sum = warp_sum<4>(squares[i]);  // the four lanes that share the row
-        const int slice = first_n / 64 + group / 2;
-        if (lane() % 4 == 0 && rows[i] < m && slice * 64 < kN) epilogue.sum_squares(rows[i], slice, sum);
+        const int slice = first_n / 64 + group / 2, r = row + Sums::row_of(i);
+        if (lane() % 4 == 0 && r < m && slice * 64 < kN) epilogue.sum_squares(r, slice, sum);
         squares[i] = 0;
       }
     }

@@ -28,6 +28,12 @@ VITC_DEVICE void products_use(float (&d)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// The value, of which the compiler then knows nothing.
+VITC_DEVICE int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // Describes a tile of 128-byte rows, 128-byte swizzled, at a multiple of 1024 bytes: start address, 1024
 // bytes from a group of eight rows to the next, swizzle mode 1 ("Matrix Descriptor" in the PTX ISA).
 VITC_DEVICE uint64_t tile_descriptor(const void* tile) {
