@@ -89,14 +89,14 @@ def _kernels(tuning: Tuning) -> tuple[Kernel, ...]:
         GpuGemm(tuning, STATS_WIDTH),
         GpuAttention(tuning),
         GpuConv2d(tuning),
-        GpuNorm(),
-        GpuPointwise(),
-        GpuSoftmax(),
-        GpuReduce(),
-        GpuPool2d(),
-        GpuGroupNorm(),
-        GpuMatMul(),
-        GpuConcat(),
+        GpuNorm(tuning),
+        GpuPointwise(tuning),
+        GpuSoftmax(tuning),
+        GpuReduce(tuning),
+        GpuPool2d(tuning),
+        GpuGroupNorm(tuning),
+        GpuMatMul(tuning),
+        GpuConcat(tuning),
     )
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vitc.codegen.kernel import Kernel, KernelCall, Operand, Packing, Rendered, Site
+from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
 from vitc.codegen.render import render
-from vitc.codegen.targets.gpu.device import Tuning
 from vitc.codegen.targets.gpu.epilogue import C_TYPES, float_text
 from vitc.codegen.targets.gpu.gemm import cast
+from vitc.codegen.targets.gpu.kernel import GpuKernel
 from vitc.ir.builder import Builder, Value
 from vitc.ir.op import Op
 from vitc.ir.types import Batch, Shape, per_image
 from vitc.ops import Attention
 
 ONE_PASS_KEYS = 256  # scores of a row that fit the registers of its lanes
-BLOCK_KEYS = 64  # of the online form
+ONLINE_KEYS = (64, 48, 32, 16)  # a block of the online form, best first
+THREE_PRODUCTS_KEYS = 48  # the same two for Tf32x3, whose products take registers of their own
+WARPS = (4, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,11 @@ class AttentionParams:
     scale: str
 
 
-class GpuAttention(Kernel):
+class GpuAttention(GpuKernel):
     """softmax(scale q k^T + bias) v; one pass for short sequences, online softmax for long ones."""
 
     name: ClassVar[str] = "attention"
     ops: ClassVar[tuple[type[Op], ...]] = (Attention,)
-
-    def __init__(self, tuning: Tuning) -> None:
-        self.tuning = tuning
 
     def refuses(self, site: Site) -> str | None:
         op = site.op
@@ -82,8 +81,9 @@ class GpuAttention(Kernel):
             return f"head dimensions {depth} and {value} are no multiples of {chunk}"
         if op.bias and (not site.constant[3] or len(site.inputs[3].shape) < 3):
             return "the bias must be a constant [heads, queries, keys]"
-        if self._tile(site).shared > self.tuning.arch.shared_bytes:
-            return f"its tiles do not fit the shared memory of {self.tuning.arch.name}"
+        if self._tile(site) is None:
+            arch = self.tuning.arch
+            return f"no tile fits the {arch.shared_bytes >> 10} KiB of shared memory of {arch.name}"
         return None
 
     def reads(self, site: Site, index: int, operand: Operand) -> bool:
@@ -101,6 +101,7 @@ class GpuAttention(Kernel):
         op, site = call.site.op, call.site
         assert isinstance(op, Attention)
         result, tile = site.results[0].shape, self._tile(site)
+        assert tile is not None, self.tuning.arch
         count = len(call.inputs)
         views: list[Heads] = []
         for i, operand in enumerate((*call.inputs[:3], call.outputs[0])):
@@ -121,22 +122,31 @@ class GpuAttention(Kernel):
         )
         return Rendered(render("gpu/attention.cu.jinja", params), tile.cpp)
 
-    def _tile(self, site: Site) -> _Tile:
+    def _tile(self, site: Site) -> _Tile | None:
+        """One pass where registers and shared memory allow it, else the widest online form."""
         q, k, v = site.inputs[:3]
         arch, dtype = self.tuning.arch, site.results[0].dtype
-        keys = per_image(k.shape[2:3])
-        one_pass = keys <= ONE_PASS_KEYS
-        return _Tile(
-            policy=arch.policy(dtype),
-            itemsize=dtype.itemsize,
-            queries=per_image(q.shape[2:3]),
-            keys=keys,
-            depth=per_image(q.shape[3:]),
-            value=per_image(v.shape[3:]),
-            block_keys=-(-keys // 16) * 16 if one_pass else BLOCK_KEYS,
-            warps=4,
-            async_copies=arch.async_copies,
+        policy, keys = arch.policy(dtype), per_image(k.shape[2:3])
+        most = THREE_PRODUCTS_KEYS if policy == "Tf32x3" else ONE_PASS_KEYS
+        blocks = [block for block in ONLINE_KEYS if block <= most]
+        if keys <= most:
+            blocks.insert(0, -(-keys // 16) * 16)
+        tiles = (
+            _Tile(
+                policy=policy,
+                itemsize=dtype.itemsize,
+                queries=per_image(q.shape[2:3]),
+                keys=keys,
+                depth=per_image(q.shape[3:]),
+                value=per_image(v.shape[3:]),
+                block_keys=block,
+                warps=warps,
+                async_copies=arch.async_copies,
+            )
+            for warps in WARPS
+            for block in blocks
         )
+        return next((tile for tile in tiles if tile.shared <= arch.shared_bytes), None)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vitc.codegen.access import run_access
-from vitc.codegen.kernel import Kernel, KernelCall, Operand, Rendered, Site
+from vitc.codegen.kernel import KernelCall, Operand, Rendered, Site
 from vitc.codegen.products import left_shape, right_operand
 from vitc.codegen.reductions import neighbours, reduction, split_axes, viewed
 from vitc.codegen.render import render
 from vitc.codegen.steps import aliasable, readable_step
-from vitc.codegen.targets.gpu.device import Tuning
 from vitc.codegen.targets.gpu.epilogue import (
     C_TYPES,
     Epilogue,
@@ -21,6 +20,7 @@ from vitc.codegen.targets.gpu.epilogue import (
     writable,
 )
 from vitc.codegen.targets.gpu.gemm import Config, choose_configs
+from vitc.codegen.targets.gpu.kernel import GpuKernel
 from vitc.codegen.targets.gpu.sources import RowSource, row_source, row_total
 from vitc.codegen.windows import Window, window_of
 from vitc.ir.op import Op
@@ -56,7 +56,7 @@ def _rendered(params: ElementsParams) -> Rendered:
     return Rendered(render("gpu/elements.cu.jinja", params), config)
 
 
-class _ElementKernel(Kernel):
+class _ElementKernel(GpuKernel):
     """What they share: dense operands, steps behind, no statistics."""
 
     def refuses(self, site: Site) -> str | None:
@@ -76,9 +76,6 @@ class GpuConv2d(_ElementKernel):
 
     name: ClassVar[str] = "conv2d"
     ops: ClassVar[tuple[type[Op], ...]] = (Conv2d,)
-
-    def __init__(self, tuning: Tuning) -> None:
-        self.tuning = tuning
 
     def refuses(self, site: Site) -> str | None:
         return super().refuses(site) if site.constant[1] else "the weight depends on the input"

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vitc.codegen.access import row_count, run_access
-from vitc.codegen.kernel import Kernel, KernelCall, Operand, Packing, Rendered, Site
+from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
 from vitc.codegen.render import render
 from vitc.codegen.steps import aliasable, readable_step
 from vitc.codegen.targets.gpu.device import Architecture, Tuning
 from vitc.codegen.targets.gpu.epilogue import Epilogue, refusal, render_epilogue, writable
+from vitc.codegen.targets.gpu.kernel import GpuKernel
 from vitc.codegen.targets.gpu.sources import RowSource, row_source, row_total
 from vitc.ir.op import Op
 from vitc.ir.types import DType, Shape, per_image
@@ -85,14 +86,14 @@ class GemmParams:
     configs: tuple[Config, ...]
 
 
-class GpuGemm(Kernel):
+class GpuGemm(GpuKernel):
     """[M, K] x [N, K]^T with fused steps; the weight must be a constant."""
 
     name: ClassVar[str] = "gemm"
     ops: ClassVar[tuple[type[Op], ...]] = (Linear,)
 
     def __init__(self, tuning: Tuning, stats_width: int) -> None:
-        self.tuning = tuning
+        super().__init__(tuning)
         self.stats_width = stats_width
 
     def refuses(self, site: Site) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from vitc.codegen.access import run_access
-from vitc.codegen.kernel import Kernel, KernelCall, Operand, Rendered, Site
+from vitc.codegen.kernel import KernelCall, Operand, Rendered, Site
 from vitc.codegen.render import render
 from vitc.codegen.steps import aliasable, readable_step
 from vitc.codegen.targets.gpu.epilogue import (
@@ -17,6 +17,7 @@ from vitc.codegen.targets.gpu.epilogue import (
     render_epilogue,
     writable,
 )
+from vitc.codegen.targets.gpu.kernel import GpuKernel
 from vitc.codegen.targets.gpu.sources import RowSource, row_source, row_total
 from vitc.ir.index_map import Slice
 from vitc.ir.op import Op
@@ -59,7 +60,7 @@ def _statistics(site: Site) -> str | None:
     return refusal(site)
 
 
-class _RowKernel(Kernel):
+class _RowKernel(GpuKernel):
     """What the kernels of this file share: any map in front, steps behind."""
 
     def refuses(self, site: Site) -> str | None:
@@ -135,7 +136,7 @@ class GpuSoftmax(_RowKernel):
         return _rendered(_part(call, Fused(), "kSoftmax", "softmax"))
 
 
-class GpuConcat(Kernel):
+class GpuConcat(GpuKernel):
     """Concatenation where no producer could write its part itself: one copy per operand."""
 
     name: ClassVar[str] = "concat"

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vitc.codegen.access import row_access, row_count
-from vitc.codegen.kernel import Kernel, KernelCall, Operand, Packing, Rendered, Site
+from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
 from vitc.codegen.render import render
 from vitc.codegen.steps import aliasable, readable_step
-from vitc.codegen.targets.gpu.device import Tuning
 from vitc.codegen.targets.gpu.epilogue import (
     C_TYPES,
     Epilogue,
@@ -18,6 +17,7 @@ from vitc.codegen.targets.gpu.epilogue import (
     render_epilogue,
     writable,
 )
+from vitc.codegen.targets.gpu.kernel import GpuKernel
 from vitc.codegen.targets.gpu.sm90_tiles import Problem, Tile, choose_tile
 from vitc.codegen.targets.gpu.sources import row_total
 from vitc.ir.builder import Builder, Value
@@ -54,14 +54,11 @@ class Sm90GemmParams:
     configs: tuple[Sm90Config, ...]
 
 
-class Sm90Gemm(Kernel):
+class Sm90Gemm(GpuKernel):
     """[M, K] x [N, K]^T of float16 or bfloat16, A in evenly spaced rows, W a constant."""
 
     name: ClassVar[str] = "sm90_gemm"
     ops: ClassVar[tuple[type[Op], ...]] = (Linear,)
-
-    def __init__(self, tuning: Tuning) -> None:
-        self.tuning = tuning
 
     def refuses(self, site: Site) -> str | None:
         a, w = site.inputs[:2]
@@ -80,7 +77,7 @@ class Sm90Gemm(Kernel):
         a = operands[0]
         if a is not None and _even_rows(a, site.inputs[0].shape) is None:
             return "copies take evenly spaced, 16-byte aligned rows"
-        return None
+        return super().declines(site, operands)
 
     def reads(self, site: Site, index: int, operand: Operand) -> bool:
         if index == 0:

@@ -101,6 +101,13 @@ struct AttentionTile {
 
 // ---- copies
 // -----------------------------------------------------------------------------------------------
+// How many chunks a thread copies at once. The addresses of all of them outlive the loop over blocks,
+// and three products a pair leave no registers for that.
+template <class Policy>
+constexpr int kCopiesAtOnce = 4;
+template <>
+constexpr int kCopiesAtOnce<Tf32x3> = 1;
+
 // Rows [first, first + kRows) of a head, kWidth elements each, to a tile. Rows from `limit` on and
 // the padding of rows are zeros.
 template <class Tile, class Layout, int kRows, int kWidth, class Heads>
@@ -108,6 +115,7 @@ VITC_DEVICE void copy_rows(char* tile, const Heads& from, int batch, int head, i
                            int limit) {
   constexpr int kTotal = kRows * Layout::kChunks, kElements = Tile::kElements;
   using S = typename Tile::Storage;
+  VITC_UNROLL_BY(kCopiesAtOnce<typename Tile::Policy>)
   for (int i = thread(); i < kTotal; i += Tile::kThreads) {
     const int row = i / Layout::kChunks, chunk = i % Layout::kChunks;
     const bool inside = first + row < limit && chunk * kElements < kWidth;
