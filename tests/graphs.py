@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vitc.compiler import CompileOptions, build_graph
+from vitc.compiler import build_graph
 from vitc.ir.graph import Graph
 from vitc.ir.interp import interpret, random_arrays
 from vitc.ir.text import parse_graph
 from vitc.ir.types import DType
+from vitc.options import CompileOptions
 from vitc.passes.options import PassOptions
 from vitc.passes.pipeline import run_passes
 from vitc.runtime import Module, load

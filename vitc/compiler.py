@@ -8,15 +8,15 @@ import os
 import tempfile
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from vitc.errors import InputError
+from vitc.errors import StorageError
 from vitc.ir.graph import Graph
-from vitc.ir.types import DType
+from vitc.options import CompileOptions, check_model, check_output, checked_options
 from vitc.passes.options import PassReport
 from vitc.runtime.module import Module
 
@@ -28,25 +28,6 @@ if TYPE_CHECKING:
 
 # Called with the stage, how many of its parts are done, and how many there are.
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """What decides the library, checked. Fields as the arguments of `compile`."""
-
-    batches: tuple[int, ...]
-    target: str
-    dtype: DType
-    input_dtype: DType
-    output_dtype: DType
-    weights: Literal["embedded", "external"] = "embedded"
-    disable: frozenset[str] = frozenset()
-    dump_dir: Path | None = None
-    jobs: int = 0
-
-    @property
-    def max_batch(self) -> int:
-        return max(self.batches)
 
 
 @dataclass
@@ -120,14 +101,19 @@ def compile(
 
     Raises:
         InputError: an argument is wrong. UnsupportedModelError: the model uses what vitc lacks; all
-        of it is listed. CompileError: a compiler is missing or failed. StorageError: disk full.
+        of it is listed. CompileError: a compiler is missing or failed. StorageError: a file cannot
+        be written. On any error, also an interrupt, `output` stays as it was.
     """
     from vitc.frontend import import_model
 
     options = checked_options(
         batch, target, dtype, input_dtype, output_dtype, weights, disable, dump_dir, jobs
     )
-    toolchain = _toolchain(options)  # a missing compiler is told before any work is done
+    check_model(model, image_size, name)
+    # What would fail at the end is told before any work is done.
+    toolchain = _toolchain(options)
+    if output is not None:
+        check_output(Path(output))
     stages = _Stages(progress)
     with stages("import"):
         imported = import_model(
@@ -140,16 +126,22 @@ def compile(
         )
     with stages("passes"):
         graph = _optimise(imported.graph, options, stages)
-    folder = None if output else tempfile.TemporaryDirectory(prefix="vitc-")
-    path = Path(folder.name, f"{graph.name}.so") if folder else Path(output or "")
     about = {"preprocess": imported.preprocess, "features": features}
-    build_graph(
-        graph, imported.state, options, path, toolchain=toolchain, about=about, stages=stages
-    )
-    with stages("load"):
-        module = CompiledModule.open(path, threads=threads, verify=False, lazy=True)
-    module.imported, module.graph, module.report = imported.graph, graph, stages.report
-    module.folder = folder
+    with ExitStack() as kept:
+        folder = None
+        if output is None:
+            with _storage("a temporary folder"):
+                folder = tempfile.TemporaryDirectory(prefix="vitc-")
+            kept.callback(folder.cleanup)
+        path = Path(folder.name, f"{graph.name}.so") if folder else Path(output or "")
+        build_graph(
+            graph, imported.state, options, path, toolchain=toolchain, about=about, stages=stages
+        )
+        with stages("load"):
+            module = CompiledModule.open(path, threads=threads, verify=False, lazy=True)
+        module.imported, module.graph, module.report = imported.graph, graph, stages.report
+        module.folder = folder
+        kept.pop_all()  # the folder now lives as long as the module
     return module
 
 
@@ -224,13 +216,9 @@ def _about(graph: Graph, state: Mapping[str, Array], options: CompileOptions) ->
 
 def _optimise(graph: Graph, options: CompileOptions, stages: _Stages) -> Graph:
     from vitc.codegen.targets import find_target
-    from vitc.ir.text import print_graph
     from vitc.passes.options import PassOptions
     from vitc.passes.pipeline import run_pipeline
 
-    if options.dump_dir is not None:
-        options.dump_dir.mkdir(parents=True, exist_ok=True)
-        (options.dump_dir / "00-imported.vit").write_text(print_graph(graph))
     wanted = PassOptions(
         dtype=options.dtype,
         input_dtype=options.input_dtype,
@@ -240,7 +228,8 @@ def _optimise(graph: Graph, options: CompileOptions, stages: _Stages) -> Graph:
         dump_dir=options.dump_dir,
         report=stages.report.passes.append,
     )
-    return run_pipeline(graph, wanted)
+    with _storage(f"to '{options.dump_dir or tempfile.gettempdir()}'"):
+        return run_pipeline(graph, wanted)
 
 
 def _build(
@@ -260,7 +249,11 @@ def _build(
     from vitc.runtime.artifact import write_library
 
     runner = Runner()
-    with tempfile.TemporaryDirectory(prefix="vitc-") as folder, ThreadPoolExecutor(1) as pool:
+    with (
+        _storage("a temporary folder"),
+        tempfile.TemporaryDirectory(prefix="vitc-") as folder,
+        ThreadPoolExecutor(1) as pool,
+    ):
         building = pool.submit(
             build_library,
             source.sources,
@@ -273,10 +266,10 @@ def _build(
         )
         try:
             constants = evaluate_graph(recipes, state)
+            stages.report.build = building.result()
         except BaseException:  # also Ctrl-C: compilers must not go on in the background
             runner.stop()
             raise
-        stages.report.build = building.result()
         write_library(stages.report.build.output, constants, path, options.weights)
     stages.report.bytes = path.stat().st_size
 
@@ -304,62 +297,27 @@ class _Stages:
             self.progress(stage, done, total)
 
 
-def checked_options(
-    batch: int | Sequence[int],
-    target: str | None,
-    dtype: str | None,
-    input_dtype: str | None,
-    output_dtype: str | None,
-    weights: Literal["embedded", "external"],
-    disable: Collection[str],
-    dump_dir: str | os.PathLike[str] | None,
-    jobs: int | None,
-) -> CompileOptions:
-    """Checks the arguments before any work is done. Raises InputError."""
-    from vitc.codegen.targets import default_target, find_target
-
-    batches: tuple[Any, ...] = (batch,) if isinstance(batch, int) else tuple(batch)
-    if not batches or any(type(b) is not int or b < 1 for b in batches):
-        raise InputError(f"batch is {batch!r}; it must be a number from 1 up, or several of them")
-    if weights not in ("embedded", "external"):
-        raise InputError(f"weights is {weights!r}; it must be 'embedded' or 'external'")
-    device = find_target(target or default_target())
-    compute = _dtype("dtype", dtype, device.dtypes[0], device.dtypes)
-    boundary = device.io_dtype(compute)
-    allowed = tuple(dict.fromkeys((boundary, compute)))
-    return CompileOptions(
-        tuple(sorted(set(batches))),
-        device.name,
-        compute,
-        _dtype("input_dtype", input_dtype, boundary, allowed),
-        _dtype("output_dtype", output_dtype, boundary, allowed),
-        weights,
-        frozenset(disable),
-        Path(dump_dir) if dump_dir is not None else None,
-        jobs or 0,
-    )
-
-
-def _dtype(argument: str, name: str | None, default: DType, allowed: Sequence[DType]) -> DType:
-    known = ", ".join(dtype.value for dtype in allowed)
-    if name is None:
-        return default
+@contextmanager
+def _storage(what: str) -> Generator[None]:
+    """Errors of the system become StorageError."""
     try:
-        dtype = DType.parse(str(name).removeprefix("torch."))
-    except ValueError as error:
-        raise InputError(f"{argument}: {error}", hint=f"this target takes: {known}") from None
-    if dtype not in allowed:
-        raise InputError(
-            f"{argument} {dtype.value} is not for this target", hint=f"it takes: {known}"
-        )
-    return dtype
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {what}: {error.strerror or error}",
+            hint="free some space or choose another folder; $TMPDIR is where temporary ones are",
+        ) from error
 
 
 def _dump(folder: Path | None, source: LibrarySource) -> None:
     """Writes what can be looked at afterwards; the passes have written their graphs already."""
+    from vitc.codegen.sources import SUFFIX
+
     if folder is None:
         return
-    (folder / "sources").mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps(source.manifest, indent=1))
-    for part in source.sources:
-        (folder / "sources" / f"{part.name}.cc").write_text(part.text)
+    with _storage(f"to '{folder}'"):
+        (folder / "sources").mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").write_text(json.dumps(source.manifest, indent=1))
+        for part in source.sources:
+            name = part.name + SUFFIX[part.language]
+            (folder / "sources" / name).write_text(part.text)
