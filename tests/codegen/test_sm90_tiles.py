@@ -1,0 +1,64 @@
+"""How Hopper's GEMM tiles are chosen: records first, else a model that comes near them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitc.codegen.targets.gpu import sm90_tiles
+from vitc.codegen.targets.gpu.sm90_tiles import (
+    TILES,
+    LargeTile,
+    Problem,
+    choose_tile,
+    cost,
+    recorded,
+)
+from vitc.ir.types import DType
+
+RECORDS = json.loads(
+    (Path(sm90_tiles.__file__).parent / "records" / "h100.json").read_text(encoding="utf-8")
+)
+DTYPES = {dtype.short: dtype for dtype in DType}
+
+
+def problem(entry: dict[str, Any]) -> Problem:
+    """The problem that a record's key names."""
+    dtype, sizes, steps, stats = entry["problem"].split(" ")
+    n, k = map(int, sizes.split("x"))
+    kinds = tuple(steps.strip("[]").split(","))
+    return Problem(DTYPES[dtype], entry["m"], n, k, kinds, int(stats.removeprefix("stats=")))
+
+
+@pytest.mark.parametrize("entry", RECORDS["problems"], ids=lambda e: f"{e['m']} {e['problem']}")
+def test_model_is_near_the_record(entry: dict[str, Any]) -> None:
+    wanted, us = problem(entry), entry["us"]
+    assert wanted.key == entry["problem"]
+    measured = [tile for tile in TILES if tile.name in us]
+    chosen = min(measured, key=lambda tile: cost(tile, wanted, 132))
+    assert us[chosen.name] <= 1.1 * min(us.values())
+
+
+@pytest.mark.parametrize("entry", RECORDS["problems"], ids=lambda e: f"{e['m']} {e['problem']}")
+def test_records_are_followed(entry: dict[str, Any]) -> None:
+    assert choose_tile(problem(entry), 132).name == min(entry["us"], key=entry["us"].get)
+
+
+def test_without_a_record_the_model_chooses() -> None:
+    unknown = Problem(DType.FLOAT16, 50432, 1536, 384, ("add",))
+    assert recorded(unknown) == []
+    chosen = choose_tile(unknown, 132)
+    assert isinstance(chosen, LargeTile)
+    assert chosen.ping_pong
+
+
+def test_tiles_that_cannot_emit_statistics_are_not_chosen() -> None:
+    few = Problem(DType.FLOAT16, 64, 96, 768, (), 64)
+    assert all(tile.columns % 64 == 0 for tile in TILES if tile.takes(few))
+
+
+def test_names_are_distinct() -> None:
+    assert len({tile.name for tile in TILES}) == len(TILES)
