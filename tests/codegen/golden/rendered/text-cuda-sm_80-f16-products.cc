@@ -1,0 +1,154 @@
+// gemm %y loads operand 0 (%x) through its map
+// %y, %s = linear(%m, %w-2, %table) {steps=[add($2)], stats=64} : f16[B,7,64], f32[B,7,1]
+// Mma<half>, 16, 64, 64, 1, 1, 4, true
+#include "vitc/gpu/gemm.cuh"
+#include "vitc/gpu/symbol.h"
+#include "vitc/kernel.h"
+
+namespace vitc::gpu {
+namespace {
+
+struct Epilogue {
+  const float* in2;
+  half* out;
+  float* stats;
+
+  static constexpr bool kRowScale = false, kSumSquares = true;
+  // Calls visit with where each operand that goes with the row begins at columns n.
+  static constexpr bool kOperands = true;
+  template <class Visit>
+  VITC_DEVICE void operands([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] const Visit& visit) const {
+    visit(in2 + m % 7 * 64 + n);
+  }
+  VITC_DEVICE float row_scale([[maybe_unused]] int m) const { return 1.f; }
+  // All steps but the last, which stores: kernels that have several rows at hand load for all first.
+  template <int V>
+  VITC_DEVICE void steps([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] float (&v)[V],
+                         [[maybe_unused]] float row_scale) const {
+    add(v, in2 + m % 7 * 64 + n);
+  }
+  template <int V>
+  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V]) const {
+    write(out + m * 64 + n, v);
+  }
+  template <int V>
+  VITC_DEVICE void operator()(int m, int n, float (&v)[V], float row_scale) const {
+    steps(m, n, v, row_scale);
+    store(m, n, v);
+  }
+  VITC_DEVICE void sum_squares(int m, int slice, float sum) const { stats[m * 1 + slice] = sum; }
+};
+
+struct Source {
+  using T = half;
+  static constexpr bool kVector = true;
+  const T* data;
+
+  struct Row {
+    int offset;  // -1: zeros
+  };
+  VITC_DEVICE Row row([[maybe_unused]] int m) const {
+    if (!(m % 7 - 1 >= 0)) return {-1};
+    return {(m % 7 + 2) % 3 * 16 + (m % 7 + 2) / 3 * 768 + m / 7 * 4608 - 768};
+  }
+  VITC_DEVICE const T* at(Row row, int k) const {
+    if (row.offset < 0) return nullptr;
+    return data + row.offset + k / 16 % 16 * 48 + k / 256 * 1536 + k % 16;
+  }
+  VITC_DEVICE const T* base() const { return data; }
+};
+
+using Tile0 = GemmTile<Mma<half>, 16, 64, 64, 1, 1, 4, true>;
+
+}  // namespace
+}  // namespace vitc::gpu
+
+extern "C" int VITC_SYMBOL(VITC_KERNEL)(const vitc::Call& call) {
+  using namespace vitc;
+  using gpu::bfloat16, gpu::half;
+  [[maybe_unused]] const gpu::Stream stream = reinterpret_cast<gpu::Stream>(call.exec);
+  const gpu::Source rows{arg<const half>(call, 0)};
+  const gpu::Epilogue epilogue{arg<const float>(call, 2), arg<half>(call, 3), arg<float>(call, 4)};
+  const auto* weight = arg<const gpu::Tile0::Storage>(call, 1);
+  return gpu::gemm<gpu::Tile0, 64, 768>("gemm 64x768", stream, int(call.batch) * 7, rows, weight, epilogue);
+
+}
+extern "C" uint64_t VITC_SYMBOL(VITC_KERNEL_scratch)(int) { return 0; }
+
+// %z = linear(%y, %v-2, %s, %b, %y) {steps=[row_rstd($2, 64.0, 1e-06), add($3), gelu, add($4)]} : f16[B,7,64]
+// Mma<half>, 16, 64, 64, 1, 1, 4, true
+#include "vitc/gpu/gemm.cuh"
+#include "vitc/gpu/symbol.h"
+#include "vitc/kernel.h"
+
+namespace vitc::gpu {
+namespace {
+
+struct Epilogue {
+  const float* in2;
+  const float* in3;
+  const half* in4;
+  half* out;
+
+  static constexpr bool kRowScale = true, kSumSquares = false;
+  // Calls visit with where each operand that goes with the row begins at columns n.
+  static constexpr bool kOperands = true;
+  template <class Visit>
+  VITC_DEVICE void operands([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] const Visit& visit) const {
+    visit(in4 + m * 64 + n);
+  }
+  VITC_DEVICE float row_scale([[maybe_unused]] int m) const { return rstd<1>(in2 + m, 1.f / 64, 1e-06f); }
+  // All steps but the last, which stores: kernels that have several rows at hand load for all first.
+  template <int V>
+  VITC_DEVICE void steps([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] float (&v)[V],
+                         [[maybe_unused]] float row_scale) const {
+    scale(v, row_scale);
+    add(v, in3 + n);
+    apply<GeluErfHalf>(v);
+    add(v, in4 + m * 64 + n);
+  }
+  template <int V>
+  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V]) const {
+    write(out + m * 64 + n, v);
+  }
+  template <int V>
+  VITC_DEVICE void operator()(int m, int n, float (&v)[V], float row_scale) const {
+    steps(m, n, v, row_scale);
+    store(m, n, v);
+  }
+  VITC_DEVICE void sum_squares(int, int, float) const {}
+};
+
+struct Source {
+  using T = half;
+  static constexpr bool kVector = true;
+  const T* data;
+
+  struct Row {
+    int offset;  // -1: zeros
+  };
+  VITC_DEVICE Row row([[maybe_unused]] int m) const {
+    return {m * 64};
+  }
+  VITC_DEVICE const T* at(Row row, int k) const {
+    return data + row.offset + k;
+  }
+  VITC_DEVICE const T* base() const { return data; }
+};
+
+using Tile0 = GemmTile<Mma<half>, 16, 64, 64, 1, 1, 4, true>;
+
+}  // namespace
+}  // namespace vitc::gpu
+
+extern "C" int VITC_SYMBOL(VITC_KERNEL)(const vitc::Call& call) {
+  using namespace vitc;
+  using gpu::bfloat16, gpu::half;
+  [[maybe_unused]] const gpu::Stream stream = reinterpret_cast<gpu::Stream>(call.exec);
+  const gpu::Source rows{arg<const half>(call, 0)};
+  const gpu::Epilogue epilogue{arg<const float>(call, 2), arg<const float>(call, 3), arg<const half>(call, 4), arg<half>(call, 5)};
+  const auto* weight = arg<const gpu::Tile0::Storage>(call, 1);
+  return gpu::gemm<gpu::Tile0, 64, 64>("gemm 64x64", stream, int(call.batch) * 7, rows, weight, epilogue);
+
+}
+extern "C" uint64_t VITC_SYMBOL(VITC_KERNEL_scratch)(int) { return 0; }
