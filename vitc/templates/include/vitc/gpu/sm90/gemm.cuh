@@ -146,8 +146,8 @@ VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int f
 
 // Multiplies and writes out the tiles of consumer warpgroup `group`.
 template <class Tile, int kN, int kK, class Epilogue>
-VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover, int m, int first, int stride,
-                         int tiles, int rank, int group, const Epilogue& epilogue) {
+VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover, int m, int group,
+                         const Epilogue& epilogue) {
   using T = typename Tile::T;
   using Where = Raster<Tile, kN>;
   using TileSums = Sums<T, Tile::kRows, Tile::kColumns>;
@@ -160,8 +160,11 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
   if (kPingPong && group == 1) named_arrive(1, 2 * kWarpgroup);
   VITC_NO_UNROLL
   for (int index = kPingPong ? group : 0;; index += kPingPong ? 2 : 1) {
-    const int tile = first + index * stride;
+    // Read anew for each tile: what is kept costs the epilogue registers.
+    const int stride = fresh_grid_size() / Tile::kCluster, tiles = Where::tiles(opaque(m));
+    const int tile = fresh_block() / Tile::kCluster + index * stride;
     if (tile >= tiles) break;
+    const int rank = Tile::kCluster == 1 ? 0 : int(cluster_rank());
     const int first_m = Where::row(tile, rank) + shared_rows, first_n = Where::column(tile);
     Position<Tile> at;
     at.skip(index * kSteps);
@@ -234,7 +237,7 @@ gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constan
     }
   } else {
     take_registers<Tile::kConsumers == 2 ? 240 : 160>();
-    consume<Tile, kN, kK>(ring, handover, m, first, stride, tiles, rank, thread() / kWarpgroup - 1, epilogue);
+    consume<Tile, kN, kK>(ring, handover, m, thread() / kWarpgroup - 1, epilogue);
   }
   if constexpr (Tile::kCluster > 1) {  // the others may still arrive at this block's barriers
     sync_warp();

@@ -63,6 +63,18 @@ VITC_DEVICE void named_arrive(int id, int threads) {
   asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// ---- block() and grid_size().x, read where they stand and not kept from before ------------------------------
+VITC_DEVICE int fresh_block() {
+  int block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+  return block;
+}
+VITC_DEVICE int fresh_grid_size() {
+  int size;
+  asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(size));
+  return size;
+}
+
 // ---- clusters ------------------------------------------------------------------------------------------
 VITC_DEVICE unsigned cluster_rank() {
   unsigned rank;
