@@ -136,7 +136,7 @@ def test_what_changes_an_object_changes_its_key(toolchain, tmp_path, monkeypatch
     assert object_key(function("f", 2), toolchain) != key
     assert object_key(function("f", flags=("-O2",)), toolchain) != key
     assert object_key(source, fake(tmp_path, "true")) != key
-    monkeypatch.setattr(sources, "headers_digest", lambda: "changed")
+    monkeypatch.setattr(sources, "headers_digest", lambda text: "changed")
     assert object_key(source, toolchain) != key
 
 
@@ -145,19 +145,18 @@ def test_flags_keep_their_borders(toolchain):
     assert object_key(joined, toolchain) != object_key(split, toolchain)
 
 
-def test_headers_are_hashed_with_names_and_folders(tmp_path):
+def test_only_included_headers_are_hashed_and_all_of_them(tmp_path):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "a.h").write_text("1")
-    digests = [headers_digest(tmp_path)]
-    (tmp_path / "sub" / "b.h").write_text("2")
-    digests.append(headers_digest(tmp_path))
-    (tmp_path / "sub" / "b.h").write_text("3")
-    os.utime(tmp_path / "sub" / "b.h", ns=(1, 1))
-    digests.append(headers_digest(tmp_path))
-    (tmp_path / "sub" / "b.h").rename(tmp_path / "b.h")
-    digests.append(headers_digest(tmp_path))
-    assert len(set(digests)) == 4
-    assert headers_digest(tmp_path) == digests[-1]
+    (tmp_path / "a.h").write_text('#include "sub/b.h"\n')
+    (tmp_path / "sub" / "b.h").write_text("1")
+    (tmp_path / "other.h").write_text("1")
+    text = '#include <vector>\n  #  include "a.h"\n#include "absent.h"\n'
+    first = headers_digest(text, tmp_path)
+    (tmp_path / "other.h").write_text("2 and longer")
+    assert headers_digest(text, tmp_path) == first
+    assert headers_digest('#include "other.h"\n', tmp_path) != first
+    (tmp_path / "sub" / "b.h").write_text("2 and longer")
+    assert headers_digest(text, tmp_path) != first
 
 
 def test_a_changed_version_script_links_again(toolchain, cache, tmp_path):

@@ -22,7 +22,6 @@ from vitc.codegen.sources import (
     SUFFIX,
     Source,
     digest,
-    headers_digest,
     object_key,
 )
 from vitc.codegen.toolchain import Compiler, Language, Toolchain
@@ -161,10 +160,9 @@ def compile_objects(
 
 def _object_jobs(sources: Sequence[Source], toolchain: Toolchain) -> list[_Job]:
     """One job per key, in the order of the sources: twelve equal layers need one object."""
-    headers = headers_digest()
     unique: dict[str, Source] = {}
     for source in sources:
-        unique.setdefault(object_key(source, toolchain, headers), source)
+        unique.setdefault(object_key(source, toolchain), source)
     return [_object_job(key, source, toolchain) for key, source in unique.items()]
 
 

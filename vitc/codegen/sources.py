@@ -4,6 +4,7 @@ object.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -46,35 +47,36 @@ class Source:
             )
 
 
-_HEADER_SUFFIXES = frozenset({".h", ".hpp", ".cuh", ".inc"})
+_INCLUDES = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
 
-def headers_digest(folder: Path = INCLUDE) -> str:
-    """sha256 over the headers under `folder`, names and contents.
+def headers_digest(text: str, folder: Path = INCLUDE) -> str:
+    """sha256 over the headers under `folder` that `text` includes, directly or through others.
 
-    A file is read again only when it changed; looking takes a millisecond or two.
+    Includes count whatever conditions they stand under; a change of any other header does not.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix in _HEADER_SUFFIXES)
-    state = tuple((path, (stat := path.stat()).st_mtime_ns, stat.st_size) for path in files)
-    known = _HEADERS.get(folder)
-    if known is None or known[0] != state:
-        parts = [
-            part
-            for path in files
-            for part in (str(path.relative_to(folder)).encode(), path.read_bytes())
-        ]
-        known = _HEADERS[folder] = (state, digest(parts))
-    return known[1]
+    found: dict[str, str] = {}
+    wanted = _INCLUDES.findall(text)
+    while wanted:
+        name = wanted.pop()
+        path = folder / name
+        if name in found or not path.is_file():
+            continue
+        stat = path.stat()
+        found[name] = _read(path, stat.st_mtime_ns, stat.st_size)
+        wanted += _INCLUDES.findall(found[name])
+    return digest(part.encode() for item in sorted(found.items()) for part in item)
 
 
-_HEADERS: dict[Path, tuple[tuple[tuple[Path, int, int], ...], str]] = {}
+@functools.cache
+def _read(path: Path, modified: int, size: int) -> str:
+    """A header's text, read again only when it changed."""
+    del modified, size
+    return path.read_text(encoding="utf-8")
 
 
-def object_key(source: Source, toolchain: Toolchain, headers: str | None = None) -> str:
-    """The cache key of a source: whatever can change the object changes it.
-
-    headers: headers_digest(), when the caller has asked for it already.
-    """
+def object_key(source: Source, toolchain: Toolchain) -> str:
+    """The cache key of a source: whatever can change the object changes it."""
     compiler = toolchain.compiler(source.language)
     # nvcc's host compiler makes half of the object.
     identities = (
@@ -87,7 +89,7 @@ def object_key(source: Source, toolchain: Toolchain, headers: str | None = None)
         "object 1",
         source.language,
         source.text,
-        headers or headers_digest(),
+        headers_digest(source.text),
         flags,
         identities,
     )
