@@ -84,10 +84,11 @@ def doctor() -> Report:
         *_cache_rows(),
     )
     lacking = tuple(f"package {row.name}" for row in packages if row.state == "missing")
+    rocm = searches["c++"], searches["hip"], amd
     targets = (
         _cpu_target(searches["c++"], features, lacking),
         _gpu_target("cuda", searches["c++"], searches["cuda"], nvidia, lacking),
-        _gpu_target("rocm", searches["c++"], searches["hip"], amd, lacking),
+        _gpu_target("rocm", *rocm, (*lacking, "vitc has no kernels for it yet")),
     )
     return Report(rows, (*nvidia.found, *amd.found), targets)
 
