@@ -206,6 +206,8 @@ def test_a_failing_compiler_is_quoted(
 
 
 INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 import sys, tempfile
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])

@@ -321,8 +321,9 @@ def running(pid: int) -> bool:
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where jobs run in the background
 sys.path.insert(0, str(Path(sys.argv[1])))
 import test_build
 from vitc.codegen.build import Source, build_library

@@ -67,5 +67,5 @@ def test_the_command_exists(wheel):
     entry = configparser.ConfigParser()
     entry.read_string(metadata(wheel, "entry_points.txt"))
     module, _, attribute = entry["console_scripts"]["vitc"].partition(":")
-    source = wheel.read(module.replace(".", "/") + ".py").decode()
-    assert f"{attribute} = " in source
+    source = wheel.read(module.replace(".", "/") + "/__init__.py").decode()
+    assert attribute in source
