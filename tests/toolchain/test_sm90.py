@@ -29,6 +29,14 @@ graph g(%x: {t}[B,197,768], %s: f32[B,197,12], %r: {t}[B,197,1024]) {{
 }}
 """
 STEPS = "steps=[row_rstd($2, 768.0, 1e-6), add($3), gelu, add($4)]"
+RESIDUAL = """
+graph g(%x: {t}[B,197,768], %r: {t}[B,197,768]) {{
+  weight %w: {t}[768,768]
+  weight %b: {t}[768]
+  %y, %z = linear(%x, %w, %b, %r) {{steps=[add($2), add($3)], stats=64}}
+  return %y, %z
+}}
+"""
 PLAIN = """
 graph g(%x: {t}[B,197,768]) {{
   weight %w: {t}[1000,768]
@@ -60,8 +68,9 @@ def find_cuobjdump() -> str | None:
 @pytest.mark.parametrize(
     ("text", "dtype", "tile", "products"),
     [
-        (FULL, "f16", "pp128x192c2", 16),  # two of 64 rows, 4 of 16 columns, first step apart
-        (FULL, "bf16", "pp128x192c1", 16),
+        (RESIDUAL, "f16", "pp128x192c2", 16),  # 2 of 64 rows, 4 of 16 columns, first step apart
+        (RESIDUAL, "bf16", "pp128x192c1n", 16),
+        (FULL, "bf16", "pp128x128c2", 16),
         (FULL, "f16", "co192x192c1", 8),
         (FULL, "f16", "split2_64x64s12", 8),
         (PLAIN, "bf16", "pp192x128c1", 24),

@@ -76,6 +76,8 @@ class LargeTile:
         operands = any(step in _WITH_OPERAND for step in problem.steps[1:])
         if not operands and not self.fetch:
             return False  # the same kernel as that with fetch
+        if self.rows * self.columns == 128 * 192 and operands and problem.stats:
+            return "row_rstd" not in problem.steps  # nor for scales beside both
         return not (self.rows == 192 and (operands or problem.stats))
 
 
