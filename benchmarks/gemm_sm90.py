@@ -121,7 +121,7 @@ def render(folder: Path) -> None:
     from vitc.codegen.select import select
     from vitc.codegen.targets import find_target
     from vitc.codegen.targets.gpu.sm90_gemm import Sm90Gemm, problem
-    from vitc.codegen.targets.gpu.sm90_tiles import TILES, choose_tile
+    from vitc.codegen.targets.gpu.sm90_tiles import TILES, choose_tile, suits
     from vitc.ir.text import parse_graph
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def render(folder: Path) -> None:
         }
         texts: dict[str, tuple[str, list[int]]] = {}
         for tile in TILES:
-            rows = [m for m in product.rows if sensible(tile.name, tile.tile_rows, m)]
+            rows = [m for m in product.rows if suits(tile, m)]
             if tile.takes(key) and rows:
                 texts[tile.name] = (kernel.render_with(call, [(tile, 1 << 30)]).body, rows)
         portable = [m for m in product.rows if m < 2000]
@@ -162,13 +162,6 @@ def render(folder: Path) -> None:
         "entries": entries,
     }
     (folder / "entries.json").write_text(json.dumps(content, indent=1))
-
-
-def sensible(name: str, tile_rows: int, m: int) -> bool:
-    """Whether a tile can win at m rows."""
-    if name.startswith("split"):
-        return m < 2000
-    return m >= 4000 or (m >= 500 and tile_rows <= m // 4 and name.endswith(("c1", "c1n")))
 
 
 def kernel_hash() -> str:

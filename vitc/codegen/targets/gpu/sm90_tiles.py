@@ -143,7 +143,15 @@ def choose_tile(problem: Problem, multiprocessors: int) -> Tile:
     for name in recorded(problem):
         if name in tiles:
             return tiles[name]
-    return min(tiles.values(), key=lambda tile: cost(tile, problem, multiprocessors))
+    suited = [tile for tile in tiles.values() if suits(tile, problem.m)]
+    return min(suited, key=lambda tile: cost(tile, problem, multiprocessors))
+
+
+def suits(tile: Tile, m: int) -> bool:
+    """Whether a tile can win at m rows: these are measured, and the cost model is fitted to them."""
+    if isinstance(tile, SplitTile):
+        return m < 2000
+    return m >= 4000 or (m >= 500 and tile.tile_rows <= m // 4 and tile.cluster == 1)
 
 
 # A record speaks for row counts up to this ratio away: waves of tiles change beyond it.
