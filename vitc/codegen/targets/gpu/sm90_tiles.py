@@ -148,7 +148,7 @@ def choose_tile(problem: Problem, multiprocessors: int) -> Tile:
 
 
 def suits(tile: Tile, m: int) -> bool:
-    """Whether a tile can win at m rows: these are measured, and the cost model is fitted to them."""
+    """Whether a tile may win at m rows: those are measured, and the model is fitted to them."""
     if isinstance(tile, SplitTile):
         return m < 2000
     return m >= 4000 or (m >= 500 and tile.tile_rows <= m // 4 and tile.cluster == 1)
