@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from kernels.gpu.case import CPP, Case, compare, decode, draw, poison
@@ -165,30 +165,11 @@ def activation(form: str, name: str) -> Case:
     return Case(f"{name} {form}", text, [a, w, poison((m, n), t.dtype), bias], check, (m,), t.arch)
 
 
-def split(case: Case, n: int, splits: int) -> Case:
-    """The same in `splits` parts of K; the last array is the scratch."""
-    m = case.sizes[0]
-    text = case.text.replace("gpu::gemm<Tile, kN, kK>", f"gpu::gemm_split<Tile, kN, kK, {splits}>")
-    text = text.replace(
-        "args[1], epilogue);", f"args[1], epilogue, (float*)args[{len(case.arrays)}]);"
-    )
-    arrays = [*case.arrays, poison((splits, m, n), "float32")]
-    return replace(
-        case,
-        name=f"{splits} splits of {case.name}",
-        text=text,
-        arrays=arrays,
-        header="vitc/gpu/gemm_split.cuh",
-    )
-
-
-def norm_chain(
-    form: str, n: int, *, slices: int = 3, chosen: Tile | None = None, slice_width: int = 0
-) -> Case:
+def norm_chain(form: str, n: int, *, slices: int = 3, chosen: Tile | None = None) -> Case:
     """rstd from partial sums, bias, gate, periodic table, residual, and partial sums out."""
     t = chosen or tile(form)
     m, k, period = 70, 128, 10
-    width = slice_width or t.slice
+    width = t.slice
     parts = -(-n // width)
     a, av = draw((m, k), t.dtype, 6, exact=False)
     w, wv = draw((n, k), t.dtype, 7, exact=False)
@@ -238,6 +219,23 @@ def norm_chain(
     return Case(f"norm chain {form} n={n}", text, arrays, check, (m,), t.arch)
 
 
+def functor(dtype: str, row: str, column: str, *, vector: bool) -> str:
+    """A source as generated text has it: `row` an offset in r, or -1 for zeros; `column` in k."""
+    return f"""struct Source {{
+  using T = {CPP[dtype]};
+  static constexpr bool kVector = {str(vector).lower()};
+  const T* data;
+  struct Row {{
+    int offset;
+  }};
+  VITC_DEVICE Row row(int r) const {{ return {{{row}}}; }}
+  VITC_DEVICE const T* at(Row row, int k) const {{
+    return row.offset < 0 ? nullptr : data + row.offset + {column};
+  }}
+  VITC_DEVICE const T* base() const {{ return data; }}
+}};"""
+
+
 def mapped_rows(form: str) -> Case:
     """A's rows renamed by a map; every fifth row is zeros."""
     t = tile(form)
@@ -246,10 +244,7 @@ def mapped_rows(form: str) -> Case:
     w, wv = draw((n, k), t.dtype, 14, exact=True)
     index = np.arange(m)
     want = np.where((index % 5 == 4)[:, None], 0, av[index * 7 % rows]) @ wv.T
-    source = f"""struct Map {{
-  VITC_DEVICE int operator()(int row) const {{ return row % 5 == 4 ? -1 : row * 7 % {rows}; }}
-}};
-using Source = gpu::MappedRows<T, kK, Map>;"""
+    source = functor(t.dtype, f"r % 5 == 4 ? -1 : r * 7 % {rows} * {k}", "k", vector=True)
     text = program(
         t,
         n,
@@ -258,7 +253,7 @@ using Source = gpu::MappedRows<T, kK, Map>;"""
         epilogue=PLAIN,
         members="T* out;",
         arguments="epilogue.out = (T*)args[2];",
-    ).replace("args[0]}", "args[0], Map{}}")
+    )
 
     def check(arrays: Sequence[NDArray]) -> None:
         compare(arrays[2], want, t.dtype, exact=True)
@@ -278,8 +273,14 @@ def patches(form: str, patch: int, size: int, image_dtype: str | None = None) ->
     cut = iv.reshape(images, channels, side, patch, side, patch).transpose(0, 2, 4, 1, 3, 5)
     m = images * side * side
     want = cut.reshape(m, k) @ wv.T
-    numbers = f"{channels}, {size}, {size}, {patch}, {patch}"
-    source = f"using Source = gpu::PatchRows<{CPP[stored_as]}, {numbers}>;"
+    area = side * side
+    row = (
+        f"r / {area} * {channels * size * size} + r / {side} % {side} * {patch * size} "
+        f"+ r % {side} * {patch}"
+    )
+    column = f"k / {patch * patch} * {size * size} + k / {patch} % {patch} * {size} + k % {patch}"
+    vector = patch % 8 == 0 and size % 8 == 0
+    source = functor(stored_as, row, column, vector=vector)
     text = program(
         t,
         n,
@@ -326,10 +327,6 @@ def gemm_cases(form: str) -> list[Case]:
     for t in configurations(form):
         shape = "x".join(map(str, (t.bm, t.bn, t.bk, t.warps_m, t.warps_n, t.stages)))
         cases.append(plain(f"tile {shape} {form}", t, 140, 136, 104, exact=True))
-    cases += [
-        split(norm_chain(form, n, slice_width=width), n, 3) for n, width in ((64, 256), (70, 32))
-    ]
-    cases.append(split(plain("", base, 75, 72, 100, exact=True), 72, 4))
     if base.dtype == "float32":
         cases.append(plain(f"long k {form}", base, 20, 32, 3072, exact=False))
     if form in ("float16", "float32"):

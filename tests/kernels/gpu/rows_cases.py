@@ -1,4 +1,4 @@
-"""Row kernels and convolutions."""
+"""The functions of rowwise.cuh, and its convolution as a source of the GEMM."""
 
 from __future__ import annotations
 
@@ -6,77 +6,129 @@ from collections.abc import Sequence
 
 import numpy as np
 from kernels.gpu.attention_cases import softmax
-from kernels.gpu.case import CPP, Case, compare, draw, poison
-from kernels.gpu.gemm_cases import PLAIN, program, tile
+from kernels.gpu.case import CPP, Case, compare, decode, draw, poison
+from kernels.gpu.gemm_cases import PLAIN, functor, program, tile
 from numpy.typing import NDArray
 
 DTYPES = ("float32", "float16", "bfloat16")
-HEADER = "vitc/gpu/rows.cuh"
+HEADER = "vitc/gpu/rowwise.cuh"
+BOTH = 'vitc/gpu/gemm.cuh"\n#include "vitc/gpu/rowwise.cuh'
+AFFINE = "gpu::multiply(v, w + n);\n    gpu::add(v, b + n);"
 
 
-def text(dtype: str, body: str, before: str = "") -> str:
-    kind = CPP[dtype] if dtype == "float32" else f"gpu::{CPP[dtype]}"
+def text(
+    dtype: str, n: int, launch: str, *, steps: str = "", before: str = "", stats: int = 0
+) -> str:
+    """args: x, w, b, out and, with stats, sums of squares over slices of that many columns."""
+    parts = -(-n // stats) if stats else 0
+    squares = (
+        f"""  static constexpr bool kSumSquares = true;
+  VITC_DEVICE void sum_squares(int m, int slice, float sum) const {{
+    sums[m * {parts} + slice] = sum;
+  }}
+"""
+        if stats
+        else ""
+    )
     return f"""
-using T = {kind};
+using gpu::half;
+using gpu::bfloat16;
+using T = {CPP[dtype]};
+constexpr int kN = {n};
 {before}
+struct Epilogue : gpu::NoRowTerms {{
+  const T *w, *b;
+  T* out;
+  float* sums;
+{squares}  template <int V>
+  VITC_DEVICE void operator()(int m, int n, float (&v)[V], float) const {{
+    {steps}
+    gpu::write(out + m * kN + n, v);
+  }}
+}};
 extern "C" int @run@(void* const* args, const int64_t* sizes) {{
-  (void)sizes;
-  {body}
+  Epilogue epilogue;
+  epilogue.w = (const T*)args[1], epilogue.b = (const T*)args[2];
+  epilogue.out = (T*)args[3], epilogue.sums = (float*)args[4];
+  const T* x = (const T*)args[0];
+  const int m = int(sizes[0]);
+  {launch}
 }}
 """
 
 
-def case(name: str, dtype: str, source: str, arrays: list, want: NDArray, *sizes: int) -> Case:
-    """The output is the last array."""
-    arrays = [*arrays, poison(want.shape, dtype)]
+def case(
+    name: str,
+    dtype: str,
+    source: str,
+    x: NDArray,
+    want: NDArray,
+    rows: int,
+    *,
+    affine: Sequence[NDArray] | None = None,
+    stats: int = 0,
+) -> Case:
+    parts = -(-want.shape[-1] // stats) if stats else 1
+    nothing = np.zeros(1, np.float32)
+    w, b = affine or (nothing, nothing)
+    arrays = [x, w, b, poison(want.shape, dtype), poison((rows, parts), "float32")]
 
     def check(after: Sequence[NDArray]) -> None:
-        compare(after[-1], want, dtype, exact=False)
+        compare(after[3], want, dtype, exact=False)
+        if stats:
+            squares = decode(after[3], dtype).reshape(rows, parts, stats) ** 2
+            np.testing.assert_allclose(after[4], squares.sum(-1), rtol=1e-4)
 
-    return Case(f"{name} {dtype}", source, arrays, check, sizes, 75, header=HEADER)
+    return Case(f"{name} {dtype}", source, arrays, check, (rows,), 75, header=HEADER)
 
 
-def norm(dtype: str, n: int, *, centre: bool, affine: bool) -> Case:
-    rows, eps = 11, 1e-6
+def row_launch(op: str, stats: int = 0, source: str = "gpu::MatrixRows<T, kN>") -> str:
+    call = f'gpu::rowwise<kN, gpu::RowOp::{op}, {stats}>("{op}", nullptr, m'
+    return f"return {call}, {source}{{x}}, epilogue, 1e-6f);"
+
+
+def normalised(x: NDArray, *, centre: bool) -> NDArray:
+    centred = x - x.mean(-1, keepdims=True) if centre else x
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+
+
+def norm(dtype: str, n: int, *, centre: bool, affine: bool, stats: int = 0) -> Case:
+    rows = 11
     x, xv = draw((rows, n), dtype, 31, exact=False)
     w, wv = draw((n,), dtype, 32, exact=False)
     b, bv = draw((n,), dtype, 33, exact=False)
-    mean = xv.mean(-1, keepdims=True) if centre else 0
-    want = (xv - mean) / np.sqrt(((xv - mean) ** 2).mean(-1, keepdims=True) + eps)
+    want = normalised(xv, centre=centre)
     want = want * wv + bv if affine else want
-    operands = "(T*)args[1], (T*)args[2]" if affine else "(T*)nullptr, (T*)nullptr"
-    body = (
-        f'return gpu::norm_rows<{n}, {str(centre).lower()}>("norm", nullptr, int(sizes[0]), '
-        f"(const T*)args[0], {operands.replace('(T*)', '(const T*)')}, (T*)args[3], 1e-6f);"
-    )
-    kind = "layer" if centre else "rms"
-    return case(f"{kind} norm of {n}", dtype, text(dtype, body), [x, w, b], want, rows)
+    launch = row_launch("kLayerNorm" if centre else "kRmsNorm", stats)
+    source = text(dtype, n, launch, steps=AFFINE if affine else "", stats=stats)
+    name = f"{'layer' if centre else 'rms'} norm of {n}" + (" with statistics" if stats else "")
+    return case(name, dtype, source, x, want, rows, affine=(w, b), stats=stats)
 
 
-def mapped_norm(dtype: str) -> Case:
-    """The class token of each image, normalised."""
+def picked_norm(dtype: str) -> Case:
+    """The class token of each image, normalised: rows by a functor."""
     x, xv = draw((3 * 5, 64), dtype, 34, exact=False)
-    picked = xv[::5]
-    want = picked - picked.mean(-1, keepdims=True)
-    want /= np.sqrt((want**2).mean(-1, keepdims=True) + 1e-6)
-    before = "struct First { VITC_DEVICE int operator()(int row) const { return row * 5; } };"
-    body = (
-        'return gpu::norm_rows<64>("norm", nullptr, 3, (const T*)args[0], (const T*)nullptr, '
-        "(const T*)nullptr, (T*)args[1], 1e-6f, First{});"
-    )
-    return case("norm of every fifth row", dtype, text(dtype, body, before), [x], want)
+    before = functor(dtype, "r * 320", "k", vector=True)
+    source = text(dtype, 64, row_launch("kLayerNorm", source="Source"), before=before)
+    return case("norm of every fifth row", dtype, source, x, normalised(xv[::5], centre=True), 3)
 
 
-def row_softmax(dtype: str, n: int) -> Case:
+def gather(dtype: str) -> Case:
+    """Rows of 16 in reverse order, every third one zeros."""
+    x, xv = draw((10, 16), dtype, 42, exact=False)
+    want = np.where((np.arange(10) % 3 == 2)[:, None], 0, xv[::-1])
+    before = functor(dtype, "r % 3 == 2 ? -1 : (9 - r) * 16", "k", vector=True)
+    source = text(dtype, 16, row_launch("kNone", source="Source"), before=before)
+    return case("gather", dtype, source, x, want, 10)
+
+
+def rows_of(dtype: str, n: int, op: str) -> Case:
     x, xv = draw((9, n), dtype, 35, exact=False)
-    body = (
-        f'return gpu::softmax_rows<{n}>("softmax", nullptr, 9, (const T*)args[0], '
-        "(T*)args[1], 1.5f);"
-    )
-    return case(f"softmax of {n}", dtype, text(dtype, body), [x], softmax(xv * 1.5))
+    want = softmax(xv) if op == "kSoftmax" else xv - xv.mean(-1, keepdims=True)
+    return case(f"{op} of {n}", dtype, text(dtype, n, row_launch(op)), x, want, 9)
 
 
-def group_norm(dtype: str, *, last: bool) -> Case:
+def group_norm(dtype: str) -> Case:
     images, channels, positions, groups = 2, 24, 35, 4
     x, xv = draw((images, positions, channels), dtype, 36, exact=False)
     w, wv = draw((channels,), dtype, 37, exact=False)
@@ -85,87 +137,34 @@ def group_norm(dtype: str, *, last: bool) -> Case:
     centred = grouped - grouped.mean((1, 3), keepdims=True)
     want = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-5)
     want = want.reshape(xv.shape) * wv + bv
-    if not last:
-        x, want = np.ascontiguousarray(x.swapaxes(1, 2)), want.swapaxes(1, 2)
-    body = (
-        f"return gpu::group_norm<{channels}, {positions}, {groups}, {str(last).lower()}>("
-        f'"group norm", nullptr, {images}, (const T*)args[0], (const T*)args[1], '
-        "(const T*)args[2], (T*)args[3], 1e-5f);"
-    )
-    return case(
-        f"group norm {'NHWC' if last else 'NCHW'}", dtype, text(dtype, body), [x, w, b], want
-    )
+    call = f'gpu::group_norm<{positions}, {channels}, {groups}>("group norm", nullptr, m'
+    source = text(dtype, channels, f"return {call}, x, epilogue, 1e-5f);", steps=AFFINE)
+    return case("group norm", dtype, source, x, want, images, affine=(w, b))
 
 
 def reduction(dtype: str, kind: str, outer: int, reduced: int, inner: int) -> Case:
     x, xv = draw((outer, reduced, inner), dtype, 39, exact=False)
-    want = {"SumOf": xv.sum(1) / reduced + 0, "MaxOf": xv.max(1)}[kind]
-    factor = 1 / reduced if kind == "SumOf" else 1.0
-    body = (
-        f'return gpu::reduce<gpu::{kind}, {reduced}, {inner}>("reduce", nullptr, {outer}, '
-        f"(const T*)args[0], (T*)args[1], {factor!r}f);"
-    )
-    return case(f"{kind} {outer} x {reduced} x {inner}", dtype, text(dtype, body), [x], want)
-
-
-def pointwise(dtype: str) -> Case:
-    """a * sigmoid(b) with b broadcast over rows, four elements at once."""
-    a, av = draw((13, 40), dtype, 40, exact=False)
-    b, bv = draw((40,), dtype, 41, exact=False)
-    before = """struct Gate {
-  const T *a, *b;
-  T* out;
-  VITC_DEVICE void operator()(int64_t first) const {
-    float v[4], gate[4];
-    gpu::load_floats<4>(v, a + first);
-    gpu::load_floats<4>(gate, b + first % 40);
-    for (int i = 0; i < 4; ++i) v[i] *= gpu::Sigmoid::apply(gate[i]);
-    gpu::store_floats<4>(out + first, v);
-  }
-};"""
-    body = (
-        'return gpu::pointwise<4>("gate", nullptr, 520, Gate{(const T*)args[0], (const T*)args[1], '
-        "(T*)args[2]});"
-    )
-    return case("pointwise", dtype, text(dtype, body, before), [a, b], av / (1 + np.exp(-bv)))
-
-
-def gather(dtype: str, width: int) -> Case:
-    """Rows of 16 in reverse order, every third one zeros."""
-    x, xv = draw((10, 16), dtype, 42, exact=False)
-    want = np.where((np.arange(10) % 3 == 2)[:, None], 0, xv[::-1])
-    before = """struct Reverse {
-  VITC_DEVICE int64_t operator()(int64_t i) const {
-    return i / 16 % 3 == 2 ? -1 : (9 - i / 16) * 16 + i % 16;
-  }
-};"""
-    body = (
-        f'return gpu::gather<{width}>("gather", nullptr, 160, (const T*)args[0], (T*)args[1], '
-        "Reverse{});"
-    )
-    return case(f"gather by {width}", dtype, text(dtype, body, before), [x], want)
+    want = {"kMean": xv.mean(1), "kSum": xv.sum(1), "kMax": xv.max(1)}[kind]
+    value = f"gpu::ReduceAxis<T, gpu::Reduction::{kind}, {reduced}, {reduced * inner}, {inner}>"
+    call = f'return gpu::elementwise<kN>("reduce", nullptr, m, {value}{{x}}, epilogue);'
+    name = f"{kind} {outer} x {reduced} x {inner}"
+    return case(name, dtype, text(dtype, inner, call), x, want, outer)
 
 
 def rows_cases(dtype: str) -> list[Case]:
-    wide = 16 // np.dtype(np.float32 if dtype == "float32" else np.float16).itemsize
     return [
-        norm(dtype, 192, centre=True, affine=True),
+        norm(dtype, 192, centre=True, affine=True, stats=64),
         norm(dtype, 768, centre=True, affine=False),
         norm(dtype, 50, centre=True, affine=True),
-        norm(dtype, 128, centre=False, affine=True),
         norm(dtype, 33, centre=False, affine=False),
-        mapped_norm(dtype),
-        row_softmax(dtype, 197),
-        row_softmax(dtype, 64),
-        group_norm(dtype, last=True),
-        group_norm(dtype, last=False),
-        reduction(dtype, "SumOf", 3, 49, 40),
-        reduction(dtype, "SumOf", 9, 70, 1),
-        reduction(dtype, "MaxOf", 3, 17, 24),
-        reduction(dtype, "MaxOf", 5, 100, 1),
-        pointwise(dtype),
-        gather(dtype, wide),
-        gather(dtype, 1),
+        picked_norm(dtype),
+        gather(dtype),
+        rows_of(dtype, 197, "kSoftmax"),
+        rows_of(dtype, 64, "kCenter"),
+        group_norm(dtype),
+        reduction(dtype, "kMean", 3, 49, 40),
+        reduction(dtype, "kSum", 9, 70, 1),
+        reduction(dtype, "kMax", 3, 17, 24),
     ]
 
 
@@ -179,10 +178,15 @@ def conv(form: str, channels: int, size: int, kernel: int, stride: int, pad: int
     windows = windows[:, ::stride, ::stride]  # [image, y, x, c, ky, kx]
     want = np.einsum("iyxcab,nabc->iyxn", windows, wv)
     m = want.size // n
-    source = (
-        f"using Source = gpu::ConvRows<T, {channels}, {size}, {size}, {kernel}, {kernel}, "
-        f"{stride}, {stride}, {pad}, {pad}>;"
-    )
+    side = (size + 2 * pad - kernel) // stride + 1
+    source = f"""struct Shape {{
+  static constexpr int kHeight = {size}, kWidth = {size}, kChannels = {channels};
+  static constexpr int kKernelH = {kernel}, kKernelW = {kernel};
+  static constexpr int kStrideH = {stride}, kStrideW = {stride};
+  static constexpr int kPadTop = {pad}, kPadLeft = {pad}, kDilationH = 1, kDilationW = 1;
+  static constexpr int kOutH = {side}, kOutW = {side};
+}};
+using Source = gpu::WindowRows<T, Shape>;"""
     body = program(
         t,
         n,
@@ -198,7 +202,7 @@ def conv(form: str, channels: int, size: int, kernel: int, stride: int, pad: int
 
     name = f"conv {kernel}x{kernel} stride {stride} pad {pad} of {channels} channels {form}"
     out = poison((m, n), t.dtype)
-    return Case(name, body, [x, w, out], check, (m,), t.arch, header="vitc/gpu/conv.cuh")
+    return Case(name, body, [x, w, out], check, (m,), t.arch, header=BOTH)
 
 
 def conv_cases(form: str) -> list[Case]:

@@ -1,6 +1,7 @@
-"""Real compilation: warnings are errors, nothing spills, matrix instructions are there.
+"""What selection renders compiles: warnings and spills are errors, matrix instructions are there.
 
-Needs nvcc, but no GPU. The configurations are those of real models, unlike the emulated tests'.
+Needs nvcc, but no GPU. The kernels of one test are one source, since reading the headers costs more
+than most kernels.
 """
 
 from __future__ import annotations
@@ -9,63 +10,155 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from kernels.emu.emulation import INCLUDE, cache_directory, header_digest
-from kernels.gpu.attention_cases import Shape, attention
-from kernels.gpu.case import Case, bundle
-from kernels.gpu.gemm_cases import Tile, norm_chain
-from kernels.gpu.rows_cases import conv, rows_cases
+from codegen.op_cases import CASES
+from graphs import assign
+from kernels.emu.emulation import INCLUDE
 
+from vitc.codegen.render import KERNEL
+from vitc.codegen.select import select
+from vitc.codegen.targets import find_target
+from vitc.codegen.targets.gpu import gemm
+from vitc.codegen.targets.gpu.device import ARCHITECTURES
 from vitc.codegen.toolchain import find_compiler, install_command
+from vitc.ir.graph import Graph
+from vitc.ir.text import parse_graph
+from vitc.ir.types import DType
+from vitc.passes.options import PassOptions
+from vitc.passes.pipeline import run_pipeline
 
-ARCHS = (75, 80, 86, 89, 90, 100, 120)
 FLAGS = (
-    "-std=c++17 -O3 -cubin -Werror all-warnings -Xcompiler -Wall,-Wextra -Xptxas -v,-warn-spills"
+    "-std=c++17 -O3 -cubin -diag-suppress=177 -Werror all-warnings -Xcompiler -Wall,-Wextra "
+    "-Xptxas -v,-warn-spills,-Werror"
 ).split()
-VIT = Shape(197, 197, 64, 64, 208, 4, 1, 1)
-LONG = Shape(577, 577, 64, 64, 64, 4, 1, 1)
-SWIN = Shape(49, 49, 32, 32, 64, 4, 2, 2)
+ATTENTION = """
+graph attention(%x: {t}[B,{n},2304]) {{
+  %q = move(%x) {{map={m}, slice(0,0,1,1), reshape([B,12,{n},64]))}}
+  %k = move(%x) {{map={m}, slice(0,1,2,1), reshape([B,12,{n},64]))}}
+  %v = move(%x) {{map={m}, slice(0,2,3,1), reshape([B,12,{n},64]))}}
+  %a = attention(%q, %k, %v) {{scale=0.125}}
+  %c = move(%q) {{map=map([B,12,{n},64], slice(2,0,48,1))}}
+  %b = attention(%c, %c, %c) {{scale=0.125}}
+  return %a, %b
+}}
+"""
+CHAIN = """
+graph chain(%x: f16[B,197,768], %s: f32[B,197,12], %r: f16[B,197,1024]) {
+  weight %w: f16[1024,768]
+  weight %b: f16[1024]
+  %y = linear(%x, %w, %s, %b, %r) {steps=[row_rstd($2, 768.0, 1e-6), add($3), gelu, add($4)]}
+  return %y
+}
+"""
 
 
-def forms(arch: int) -> list[str]:
-    """The arithmetic that selection uses on an architecture (vitc/gpu/mma.h says why)."""
-    if arch == 75:
-        return ["float16 sm_75", "float32 sm_75"]
-    single = "float32" if arch in (80, 90, 100) else "float32 sm_75"
-    return ["float16", "bfloat16", "tf32", single]
+@cache
+def vit() -> Graph:
+    """The imported graph of a ViT with two blocks, 197 tokens and heads of 64."""
+    timm = pytest.importorskip("timm")
+    from vitc.frontend import import_model
+
+    sizes = {"embed_dim": 128, "num_heads": 2, "depth": 2, "num_classes": 10}
+    return import_model(timm.models.VisionTransformer(**sizes).eval(), max_batch=8).graph
 
 
-def tiles(form: str) -> list[Tile]:
-    unit = 16 if "32" in form else 32
-    if "sm_75" in form:
-        return [Tile(form, 128, 64, unit, 2, 2), Tile(form, 64, 64, unit, 2, 2)]
-    if form == "float32":
-        return [Tile(form, 128, 64, unit, 4, 2, 3), Tile(form, 64, 64, unit, 2, 2, 3)]
+def vit_graphs(dtype: DType) -> list[Graph]:
+    options = PassOptions(dtype=dtype, input_dtype=dtype, output_dtype=dtype)
+    return [run_pipeline(vit(), options)]
+
+
+def op_graphs(dtype: DType) -> list[Graph]:
+    return [assign(text, dtype) for text in CASES.values()]
+
+
+def attention_graphs(dtype: DType) -> list[Graph]:
+    view = "map([B,{n},2304], reshape([B,{n},3,12,64]), permute([2,0,3,1,4])"
     return [
-        Tile(form, 128, 128, unit, 2, 4, 4),
-        Tile(form, 128, 128, unit, 2, 2, 4),
-        Tile(form, 64, 64, 2 * unit, 2, 2, 3),
+        parse_graph(ATTENTION.format(t=dtype.short, n=n, m=view.format(n=n))) for n in (197, 577)
     ]
 
 
-def representative(arch: int) -> list[Case]:
-    cases = []
-    for form in forms(arch):
-        cases += [norm_chain(form, 192, chosen=t) for t in tiles(form)]
-        vit, long = VIT, LONG
-        if form == "float32":  # three products a pair: registers allow 48 keys at once
-            vit, long = replace(VIT, block_keys=48), replace(LONG, block_keys=48)
-        cases += [attention("vit", form, vit), attention("window", form, SWIN, bias="masked")]
-        cases += [attention("long", form, long)] if form in ("float16", "float32") else []
-    cases.append(conv(forms(arch)[0], 16, 9, 3, 2, 1))
-    cases.append(conv(forms(arch)[0], 3, 12, 3, 2, 1))
-    if arch == 80:
-        cases += rows_cases("bfloat16")
-    return cases
+def kernels(graphs: Iterable[Graph], arch: str) -> list[str]:
+    """The texts that the library of the graphs would have; equal ones once."""
+    target = find_target(f"cuda:{arch}", (1, 8))
+    return list(
+        dict.fromkeys(
+            target.render(call)[arch].body
+            for graph in graphs
+            for call in select(graph, target).calls
+        )
+    )
+
+
+def every_tile(arch: str) -> list[str]:
+    """One GEMM with all tiles that selection may choose."""
+    card = ARCHITECTURES[arch]
+    tiles = [tile for tile in gemm.TILES if tile.shared_bytes(card) <= card.shared_bytes]
+    configs = tuple(
+        gemm.Config(tile.cpp(card, DType.FLOAT16), i) for i, tile in enumerate(tiles, 1)
+    )
+    with patch.object(gemm, "choose_configs", lambda *_: configs):
+        return kernels([parse_graph(CHAIN)], arch)
+
+
+def joined(texts: Iterable[str]) -> str:
+    """One source: each text's anonymous namespace gets a name, which its entry calls `gpu`."""
+    headers: dict[str, None] = {}
+    bodies: list[str] = []
+    for i, text in enumerate(texts):
+        headers |= dict.fromkeys(re.findall(r"^#include .*$", text, re.MULTILINE))
+        text = re.sub(r"^#include .*$", "", text, flags=re.MULTILINE).replace(KERNEL, f"kernel_{i}")
+        opened, named = "namespace vitc::gpu {\nnamespace {", f"case_{i}"
+        assert text.count(opened) == text.count("  using namespace vitc;\n") == 1
+        text = text.replace(
+            opened, f"namespace vitc::gpu {{\nnamespace {named} {{\nusing namespace vitc::gpu;"
+        )
+        entry = f"  using namespace vitc;\n  namespace gpu = vitc::gpu::{named};\n"
+        bodies.append(text.replace("  using namespace vitc;\n", entry))
+    return "\n".join([*headers, *bodies])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Kernels for one architecture, and the tensor-core instruction that its products need."""
+
+    name: str
+    arch: str
+    texts: Callable[[], list[str]]
+    instruction: str
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.arch}"
+
+
+HALF, SINGLE, TF32 = DType.FLOAT16, DType.FLOAT32, DType.TF32
+GROUPS = [
+    Group("ops", "sm_80", lambda: kernels(op_graphs(HALF), "sm_80"), "HMMA.16816.F32"),
+    Group("tiles", "sm_80", lambda: every_tile("sm_80"), "HMMA.16816.F32"),
+    Group("tiles", "sm_75", lambda: every_tile("sm_75"), "HMMA.1688.F32"),
+    Group("vit", "sm_80", lambda: kernels(vit_graphs(HALF), "sm_80"), "HMMA.16816.F32"),
+    Group("vit", "sm_75", lambda: kernels(vit_graphs(HALF), "sm_75"), "HMMA.1688.F32"),
+    Group("vit", "sm_90", lambda: kernels(vit_graphs(HALF), "sm_90"), "HMMA.16816.F32"),
+    Group("vit", "sm_120", lambda: kernels(vit_graphs(DType.BFLOAT16), "sm_120"), "HMMA.16816"),
+    Group("vit-f32", "sm_80", lambda: kernels(vit_graphs(SINGLE), "sm_80"), "HMMA.1688.F32"),
+]
+GROUPS += [
+    Group(f"attention-{t.short}", arch, lambda a=arch, t=t: kernels(attention_graphs(t), a), shape)
+    for arch, t, shape in (
+        ("sm_80", SINGLE, "HMMA.1688.F32"),
+        ("sm_80", TF32, "HMMA.1688.F32"),
+        ("sm_90", SINGLE, "HMMA.1688.F32"),
+        ("sm_90", TF32, "HMMA.1688.F32"),
+        ("sm_75", HALF, "HMMA.1688.F32"),
+        ("sm_86", HALF, "HMMA.16816.F32"),
+    )
+]
 
 
 @cache
@@ -76,68 +169,55 @@ def nvcc() -> str:
     return compiler.command[-1]
 
 
-@cache
-def compiled(arch: int) -> tuple[Path, str]:
-    """(cubin, ptxas's report); kept beside the emulated libraries."""
-    text = bundle(representative(arch))
-    folder = cache_directory() / f"nvcc-{arch}"
-    folder.mkdir(exist_ok=True)
-    source, cubin, report = folder / "cases.cu", folder / "cases.cubin", folder / "report.txt"
-    stamp = f"// {nvcc()} {header_digest()} {' '.join(FLAGS)}\n"
-    if not report.exists() or source.read_text() != stamp + text:
-        report.unlink(missing_ok=True)
-        source.write_text(stamp + text)
-        command = [nvcc(), *FLAGS, f"-arch=sm_{arch}", f"-I{INCLUDE}", str(source)]
-        done = subprocess.run(
-            [*command, "-o", str(cubin)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[:6000]}"
-        report.write_text(done.stderr)
-    return cubin, report.read_text()
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_kernels_compile_without_spills(arch: int) -> None:
-    _, report = compiled(arch)
-    functions = re.findall(
-        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
-        r"(\d+) bytes spill loads",
-        report,
-        flags=re.DOTALL,
-    )
-    assert len(functions) >= len(forms(arch)) * 4
-    spilling = [f for f in functions if set(f[1:]) != {"0"}]
-    assert not spilling
-
-
 def find_cuobjdump() -> str | None:
     """NVIDIA's toolkit or the copy that comes with triton."""
     bundled = Path(sysconfig.get_path("purelib"), "triton/backends/nvidia/bin/cuobjdump")
     return shutil.which("cuobjdump") or (str(bundled) if bundled.exists() else None)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_matrix_instructions_are_there(arch: int) -> None:
+def compiled(texts: list[str], arch: str, folder: Path) -> Path:
+    source, cubin = folder / "kernels.cu", folder / "kernels.cubin"
+    source.write_text(joined(texts))
+    flags = [*FLAGS, f"-arch={arch}", f"-DVITC_ISA={arch}", f"-I{INCLUDE}"]
+    command = [nvcc(), *flags, str(source), "-o", str(cubin)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{errors_of(done.stderr)}"
+    spilt = [n for n in re.findall(r"(\d+) bytes spill", done.stderr) if n != "0"]
+    assert not spilt, errors_of(done.stderr)
+    return cubin
+
+
+def errors_of(report: str) -> str:
+    lines = report.splitlines()
+    telling = [line for line in lines if re.search(r"error|warning|[1-9]\d* bytes spill", line)]
+    return "\n".join(telling or lines)[:6000]
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=str)
+def test_rendered_kernels_compile(group: Group, tmp_path: Path) -> None:
+    nvcc()  # skips before anything is rendered
+    cubin = compiled(group.texts(), group.arch, tmp_path)
     cuobjdump = find_cuobjdump()
     if cuobjdump is None:
-        pytest.skip("no cuobjdump: it comes with CUDA's toolkit and with triton")
-    cubin, _ = compiled(arch)
-    sass = subprocess.run(
-        [cuobjdump, "-sass", str(cubin)], capture_output=True, text=True, check=True
-    )
-    pattern = r"Function : (\w+)(.*?)(?=Function :|\Z)"
-    functions = dict(re.findall(pattern, sass.stdout, re.DOTALL))
-    shapes = {"75": "1688"}
-    for name, body in functions.items():
-        if (
-            "Simt" in name
-            or "reduce" in name
-            or not re.search(r"gemm_kernel|attention_kernel", name)
-        ):
+        pytest.skip("compiled; no cuobjdump to look at the code: CUDA's toolkit and triton have it")
+    dump = [cuobjdump, "-sass", str(cubin)]
+    sass = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
+    products = 0
+    for name, body in re.findall(r"Function : (\w+)(.*?)(?=Function :|\Z)", sass, re.DOTALL):
+        if not re.search(r"gemm_kernel|attention_kernel", name):
             continue
-        wanted = "1688" if "Tf32" in name else shapes.get(str(arch), "16816")
-        count = len(re.findall(rf"\bHMMA\.{wanted}\.F32", body))
-        assert count >= 16, f"{count} HMMA.{wanted} in {name}"
-        if arch >= 80:
-            assert "LDGSTS" in body or "ConvRows" in name, f"no asynchronous copy in {name}"
+        products += 1
+        assert len(re.findall(rf"\b{group.instruction}", body)) >= 4, name
         assert "LDSM" in body, f"no ldmatrix in {name}"
+        if group.arch != "sm_75" and "attention_kernel" in name:
+            assert "LDGSTS" in body, f"no asynchronous copy in {name}"
+    assert products
+
+
+def test_a_spill_is_an_error(tmp_path: Path) -> None:
+    """Three products a pair over 197 keys at once do not fit the registers."""
+    nvcc()
+    with patch("vitc.codegen.targets.gpu.attention.THREE_PRODUCTS_KEYS", 208):
+        texts = kernels(attention_graphs(SINGLE)[:1], "sm_80")
+    with pytest.raises(AssertionError, match="spill"):
+        compiled(texts, "sm_80", tmp_path)

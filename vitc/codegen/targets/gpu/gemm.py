@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from vitc.codegen.access import row_count, run_access
@@ -152,9 +152,12 @@ def choose_configs(
 
 def choose_tile(arch: Architecture, dtype: DType, m: int, n: int, k: int, stats: int) -> Tile:
     """The tile with the least estimated time."""
+    # Three products a pair leave no registers for the fragments of a deep step.
+    shallow = arch.policy(dtype) == "Tf32x3"
+    tiles = [replace(tile, deep=False) for tile in TILES] if shallow else TILES
     fitting = [
         tile
-        for tile in TILES
+        for tile in tiles
         if (not stats or tile.slice == stats) and tile.shared_bytes(arch) <= arch.shared_bytes
     ]
     return min(fitting, key=lambda tile: cost(arch, dtype, tile, m, n, k))

@@ -39,7 +39,7 @@ struct GemmTile {
   // Blocks a multiprocessor must have registers for: two where their shared memory fits in 160 KiB
   // and 128 registers hold the sums (64), the fragments and the addresses, which float fragments
   // exceed.
-  static constexpr bool kTwoBlocks = kThreads == 256 && sizeof(Storage) == 2 &&
+  static constexpr bool kTwoBlocks = kAsyncCopies && kThreads == 256 && sizeof(Storage) == 2 &&
                                      Warp::kTilesM * Warp::kTilesN <= 16 &&
                                      kSharedBytes <= (80 << 10);
   static constexpr int kBlocks = kTwoBlocks ? 2 : 1;
