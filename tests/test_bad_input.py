@@ -208,8 +208,9 @@ def test_a_failing_compiler_is_quoted(
 INTERRUPTED = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
-import sys, tempfile
+import signal, sys, tempfile
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where jobs run in the background
 sys.path.insert(0, sys.argv[1])
 from test_bad_input import compile_small
 folder = Path(sys.argv[2])
