@@ -101,8 +101,8 @@ struct AttentionTile {
 
 // ---- copies
 // -----------------------------------------------------------------------------------------------
-// How many chunks a thread copies at once. The addresses of all of them outlive the loop over blocks,
-// and three products a pair leave no registers for that.
+// How many chunks a thread copies at once. The addresses of all of them outlive the loop over
+// blocks, and three products a pair leave no registers for that.
 template <class Policy>
 constexpr int kCopiesAtOnce = 4;
 template <>

@@ -1,6 +1,6 @@
-// Kernels that end in the same epilogue functors as a GEMM (epilogue.cuh): norms, softmax, copies and
-// pointwise work by rows; reductions, group norm, pooling, direct convolution and small products by
-// elements. What no tensor-core kernel absorbs is rare, so these are kept simple.
+// Kernels that end in the same epilogue functors as a GEMM (epilogue.cuh): norms, softmax, copies
+// and pointwise work by rows; reductions, group norm, pooling, direct convolution and small
+// products by elements. What no tensor-core kernel absorbs is rare, so these are kept simple.
 #pragma once
 
 #include "vitc/gpu/epilogue.cuh"
@@ -13,8 +13,8 @@ constexpr int kRowThreads = 128, kRowWarps = kRowThreads / kWarp;
 
 enum class RowOp { kNone, kLayerNorm, kRmsNorm, kCenter, kSoftmax };
 
-// The elements of a row of kN that one lane holds: vectors of 16 bytes where the source allows, else single
-// elements, strided over the warp so that neighbouring lanes touch neighbouring memory.
+// The elements of a row of kN that one lane holds: vectors of 16 bytes where the source allows,
+// else single elements, strided over the warp so that neighbouring lanes touch neighbouring memory.
 template <class Source, int kN>
 struct LaneRow {
   using T = typename Source::T;
@@ -112,13 +112,15 @@ rowwise_kernel(int rows, Source source, Epilogue epilogue, float eps) {
 }
 
 template <int kN, RowOp kOp, int kSlice, class Source, class Epilogue>
-int rowwise(const char* name, Stream stream, int rows, const Source& source, const Epilogue& epilogue, float eps) {
+int rowwise(const char* name, Stream stream, int rows, const Source& source,
+            const Epilogue& epilogue, float eps) {
   return launch({name, Dim3(unsigned(divide_up(rows, kRowWarps))), kRowThreads, 0, stream},
                 rowwise_kernel<kN, kOp, kSlice, Source, Epilogue>, rows, source, epilogue, eps);
 }
 
-// ---- one thread per element --------------------------------------------------------------------------------
-// epilogue(m, n) of value(m, n) for every element of [rows, kN].
+// ---- one thread per element
+// -------------------------------------------------------------------------------- epilogue(m, n)
+// of value(m, n) for every element of [rows, kN].
 template <int kN, class Value, class Epilogue>
 VITC_KERNEL(kRowThreads, 1)
 elementwise_kernel(int64_t count, Value value, Epilogue epilogue) {
@@ -130,15 +132,18 @@ elementwise_kernel(int64_t count, Value value, Epilogue epilogue) {
 }
 
 template <int kN, class Value, class Epilogue>
-int elementwise(const char* name, Stream stream, int rows, const Value& value, const Epilogue& epilogue) {
+int elementwise(const char* name, Stream stream, int rows, const Value& value,
+                const Epilogue& epilogue) {
   const int64_t count = int64_t(rows) * kN;
-  return launch({name, Dim3(unsigned((count + kRowThreads - 1) / kRowThreads)), kRowThreads, 0, stream},
-                elementwise_kernel<kN, Value, Epilogue>, count, value, epilogue);
+  return launch(
+      {name, Dim3(unsigned((count + kRowThreads - 1) / kRowThreads)), kRowThreads, 0, stream},
+      elementwise_kernel<kN, Value, Epilogue>, count, value, epilogue);
 }
 
 enum class Reduction { kSum, kMean, kMax };
 
-// Over kCount elements kStride apart; row m begins kOuter elements after the last, column n is n further.
+// Over kCount elements kStride apart; row m begins kOuter elements after the last, column n is n
+// further.
 template <class T, Reduction kKind, int kCount, int kOuter, int kStride>
 struct ReduceAxis {
   const T* data;
@@ -164,8 +169,10 @@ struct WindowPosition {
   // Offset of the tap's pixel in channels, or -1 outside.
   VITC_DEVICE int tap(int ky, int kx) const {
     const int row = y + ky * Shape::kDilationH, column = x + kx * Shape::kDilationW;
-    const bool inside = unsigned(row) < unsigned(Shape::kHeight) && unsigned(column) < unsigned(Shape::kWidth);
-    return inside ? ((image * Shape::kHeight + row) * Shape::kWidth + column) * Shape::kChannels : -1;
+    const bool inside =
+        unsigned(row) < unsigned(Shape::kHeight) && unsigned(column) < unsigned(Shape::kWidth);
+    return inside ? ((image * Shape::kHeight + row) * Shape::kWidth + column) * Shape::kChannels
+                  : -1;
   }
 };
 
@@ -207,7 +214,8 @@ struct DirectConv {
       for (int kx = 0; kx < Shape::kKernelW; ++kx, w += kDepth) {
         const int at = window.tap(ky, kx);
         if (at < 0) continue;
-        for (int c = 0; c < kDepth; ++c) total = fmaf(to_float(image[at + first + c]), to_float(w[c]), total);
+        for (int c = 0; c < kDepth; ++c)
+          total = fmaf(to_float(image[at + first + c]), to_float(w[c]), total);
       }
     }
     return total;
@@ -219,7 +227,8 @@ template <class T_, class Shape>
 struct WindowRows {
   using T = T_;
   static constexpr int kK = Shape::kKernelH * Shape::kKernelW * Shape::kChannels;
-  // A chunk holds 16 bytes of the storage type, 8 elements at most; it must not straddle two positions.
+  // A chunk holds 16 bytes of the storage type, 8 elements at most; it must not straddle two
+  // positions.
   static constexpr bool kVector = Shape::kChannels % (sizeof(T) == 4 ? 4 : 8) == 0;
   struct Row {
     int m;
@@ -229,7 +238,8 @@ struct WindowRows {
   VITC_DEVICE Row row(int m) const { return {m}; }
   VITC_DEVICE const T* at(Row row, int k) const {
     const int position = k / Shape::kChannels;
-    const int at = WindowPosition<Shape>(row.m).tap(position / Shape::kKernelW, position % Shape::kKernelW);
+    const int at =
+        WindowPosition<Shape>(row.m).tap(position / Shape::kKernelW, position % Shape::kKernelW);
     return at < 0 ? nullptr : data + at + k % Shape::kChannels;
   }
   VITC_DEVICE const T* base() const { return data; }
@@ -247,14 +257,16 @@ struct SmallProduct {
     float total = 0;
     for (int k = 0; k < kK; ++k) {
       const typename Source::T* left = source.at(row, k);
-      if (left != nullptr) total = fmaf(to_float(*left), to_float(right[int64_t(k) * kRowStride]), total);
+      if (left != nullptr)
+        total = fmaf(to_float(*left), to_float(right[int64_t(k) * kRowStride]), total);
     }
     return total;
   }
 };
 
-// ---- group norm: a block per image and group of channels -----------------------------------------------------
-// The sum over all threads; every thread receives it. `scratch`: kRowWarps floats of shared memory.
+// ---- group norm: a block per image and group of channels
+// ----------------------------------------------------- The sum over all threads; every thread
+// receives it. `scratch`: kRowWarps floats of shared memory.
 VITC_DEVICE float block_sum(float value, float* scratch) {
   value = warp_sum(value);
   sync_block();  // whoever still reads the last sum
@@ -290,7 +302,8 @@ group_norm_kernel(const T* data, Epilogue epilogue, float eps) {
 }
 
 template <int kPixels, int kChannels, int kGroups, class T, class Epilogue>
-int group_norm(const char* name, Stream stream, int images, const T* data, const Epilogue& epilogue, float eps) {
+int group_norm(const char* name, Stream stream, int images, const T* data, const Epilogue& epilogue,
+               float eps) {
   return launch({name, Dim3(unsigned(images * kGroups)), kRowThreads, 0, stream},
                 group_norm_kernel<T, kPixels, kChannels, kGroups, Epilogue>, data, epilogue, eps);
 }

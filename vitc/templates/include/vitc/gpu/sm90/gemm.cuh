@@ -1,10 +1,10 @@
 // Y[M, N] = epilogue(A[M, K] * W[N, K]^T) on Hopper, for many rows.
 //
-// One block a multiprocessor. A producer thread copies tiles of A and W into a ring of stages; consumer
-// warpgroups multiply them and pass their sums through the epilogue. Blocks (or clusters of them) take
-// tiles in turn, columns fastest, so that those at work at a time share few rows of A and all of W in L2.
-// While a warpgroup is in its epilogue the other one multiplies (ping-pong), and the producer runs ahead
-// into the next tile in any case.
+// One block a multiprocessor. A producer thread copies tiles of A and W into a ring of stages;
+// consumer warpgroups multiply them and pass their sums through the epilogue. Blocks (or clusters
+// of them) take tiles in turn, columns fastest, so that those at work at a time share few rows of A
+// and all of W in L2. While a warpgroup is in its epilogue the other one multiplies (ping-pong),
+// and the producer runs ahead into the next tile in any case.
 #pragma once
 
 #include <algorithm>
@@ -31,8 +31,8 @@ struct Raster {
 
 // Copies the tiles of A and W for all steps of all tiles; one thread.
 template <class Tile, int kN, int kK>
-VITC_DEVICE void produce(const Ring<Tile>& ring, const TensorMap* map_a, const TensorMap* map_w, int first,
-                         int stride, int tiles, int rank) {
+VITC_DEVICE void produce(const Ring<Tile>& ring, const TensorMap* map_a, const TensorMap* map_w,
+                         int first, int stride, int tiles, int rank) {
   using Where = Raster<Tile, kN>;
   constexpr int kSteps = (kK + kTileDepth - 1) / kTileDepth;
   const auto copy_weights = [&](int slot, int step, int column) {
@@ -74,10 +74,11 @@ VITC_DEVICE void produce(const Ring<Tile>& ring, const TensorMap* map_a, const T
   let_next_kernel_start();
 }
 
-// What the epilogue of a tile needs from memory is fetched while the tile is multiplied: scales of its
-// rows into shared memory, operands such as a residual into L2. Tiles alternate between two slots; `started`
-// says that a tile's products have begun (before that, the copies of A and W should have the memory to
-// themselves) and that the slot is free, `ready` that its scales are there.
+// What the epilogue of a tile needs from memory is fetched while the tile is multiplied: scales of
+// its rows into shared memory, operands such as a residual into L2. Tiles alternate between two
+// slots; `started` says that a tile's products have begun (before that, the copies of A and W
+// should have the memory to themselves) and that the slot is free, `ready` that its scales are
+// there.
 template <class Tile>
 struct Handover {
   Barrier* memory;
@@ -102,8 +103,8 @@ constexpr bool kHandsOver = Epilogue::kRowScale || Epilogue::kOperands;
 
 // Warps 1 to 3 of the producer's warpgroup.
 template <class Tile, int kN, int kSteps, class Epilogue>
-VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int first, int stride, int tiles,
-                                    int rank, const Epilogue& epilogue) {
+VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int first, int stride,
+                                    int tiles, int rank, const Epilogue& epilogue) {
   using Where = Raster<Tile, kN>;
   constexpr int kThreads = Handover<Tile>::kWarps * kWarp;
   const int me = thread() - kWarp;
@@ -124,7 +125,8 @@ VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int f
     const bool last = tile + stride * (Tile::kPingPong ? 2 : 1) >= tiles;
     if (Epilogue::kOperands && (Tile::kFetch || last)) {
       const int columns = minimum(Tile::kColumns, kN - first_n);
-      // A few rows at a time over half of the main loop: at once, they would hold up the copies of A.
+      // A few rows at a time over half of the main loop: at once, they would hold up the copies of
+      // A.
       constexpr int kRows = 8, kPieces = Tile::kTileRows / kRows;
       constexpr int kClocks = kSteps * Tile::kTileRows * Tile::kColumns * kTileDepth / 2048;
       constexpr int kPause = kClocks / 3 * Handover<Tile>::kWarps / kPieces;
@@ -180,7 +182,8 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
     const auto multiply = [&](auto is_first) {
       constexpr bool kFirst = decltype(is_first)::value;
       barrier_wait(ring.full(at.slot), at.parity);
-      sums.template multiply<kFirst>(ring.tile_a(at.slot) + shared_rows * kTileBytes, ring.tile_b(at.slot));
+      sums.template multiply<kFirst>(ring.tile_a(at.slot) + shared_rows * kTileBytes,
+                                     ring.tile_b(at.slot));
       if constexpr (!kFirst) {
         products_wait<1>();
         release(before);
@@ -188,7 +191,8 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
       before = at.slot;
       at.next();
     };
-    // Not before its turn may a warpgroup wait for `full`: the parity could be that of two phases ago.
+    // Not before its turn may a warpgroup wait for `full`: the parity could be that of two phases
+    // ago.
     if constexpr (kPingPong) named_sync(turn, 2 * kWarpgroup);
     multiply(Int<1>{});
     if (kHandsOver<Epilogue> && lane() == 0) barrier_arrive(handover.started(index));
@@ -233,7 +237,8 @@ gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constan
     if (thread() == 0) {
       produce<Tile, kN, kK>(ring, &map_a, &map_w, first, stride, tiles, rank);
     } else if (kHandsOver<Epilogue> && thread() >= kWarp) {
-      fetch_for_epilogue<Tile, kN, (kK + kTileDepth - 1) / kTileDepth>(handover, m, first, stride, tiles, rank, epilogue);
+      fetch_for_epilogue<Tile, kN, (kK + kTileDepth - 1) / kTileDepth>(handover, m, first, stride,
+                                                                       tiles, rank, epilogue);
     }
   } else {
     take_registers<Tile::kConsumers == 2 ? 240 : 160>();
@@ -261,13 +266,14 @@ int gemm(const char* name, Stream stream, int m, const typename Tile::T* a, int6
          const typename Tile::T* w, const Epilogue& epilogue) {
   TensorMap map_a, map_w;
   int status = encode_map(&map_a, a, m, kK, row_stride, Tile::kTileRows);
-  if (status == 0) status = encode_map(&map_w, w, kPackedRows<kN>, kK, kK, Tile::kColumns / Tile::kCluster);
+  if (status == 0)
+    status = encode_map(&map_w, w, kPackedRows<kN>, kK, kK, Tile::kColumns / Tile::kCluster);
   if (status != 0) return status;
   const int clusters = std::min(Raster<Tile, kN>::tiles(m), multiprocessors() / Tile::kCluster);
   const LaunchShape shape{name, Dim3(unsigned(clusters * Tile::kCluster)), Tile::kThreads,
                           size_t(Tile::kSharedBytes), stream};
-  return launch_clusters(shape, Tile::kCluster, VITC_OVERLAP, gemm_kernel<Tile, kN, kK, Epilogue>, m, map_a,
-                         map_w, epilogue);
+  return launch_clusters(shape, Tile::kCluster, VITC_OVERLAP, gemm_kernel<Tile, kN, kK, Epilogue>,
+                         m, map_a, map_w, epilogue);
 }
 
 }  // namespace vitc::gpu::sm90

@@ -1,22 +1,25 @@
-// Launches with Hopper's attributes: clusters of blocks, and an early start while the kernel before ends.
+// Launches with Hopper's attributes: clusters of blocks, and an early start while the kernel before
+// ends.
 #pragma once
 
 #include "vitc/gpu/launch.h"
 
 namespace vitc::gpu::sm90 {
 
-// 0 starts kernels of this folder only when the one before them has ended, to measure what that costs.
+// 0 starts kernels of this folder only when the one before them has ended, to measure what that
+// costs.
 #ifndef VITC_OVERLAP
 #define VITC_OVERLAP 1
 #endif
 
 // As gpu::launch, in clusters of `cluster` blocks. With `overlap` the kernel must call
-// wait_for_previous_kernel() before it touches activations; what runs before and after it is free not to.
+// wait_for_previous_kernel() before it touches activations; what runs before and after it is free
+// not to.
 template <class... Parameters, class... Args>
-int launch_clusters(const LaunchShape& shape, int cluster, bool overlap, void (*kernel)(Parameters...),
-                    const Args&... args) {
-  cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes));
+int launch_clusters(const LaunchShape& shape, int cluster, bool overlap,
+                    void (*kernel)(Parameters...), const Args&... args) {
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           int(shape.shared_bytes));
   if (error != cudaSuccess) return int(error);
   cudaLaunchAttribute attributes[2] = {};
   unsigned count = 0;

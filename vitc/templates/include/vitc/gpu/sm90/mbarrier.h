@@ -1,8 +1,9 @@
-// Barriers in shared memory (mbarrier), barriers among some warps of a block, and clusters of blocks.
+// Barriers in shared memory (mbarrier), barriers among some warps of a block, and clusters of
+// blocks.
 //
-// A barrier's phase ends when as many threads have arrived as it was made for and all bytes that were
-// announced have landed. Waiting names the parity of the phase: the first phase is 0, and waiting for
-// parity 1 on a fresh barrier returns at once.
+// A barrier's phase ends when as many threads have arrived as it was made for and all bytes that
+// were announced have landed. Waiting names the parity of the phase: the first phase is 0, and
+// waiting for parity 1 on a fresh barrier returns at once.
 #pragma once
 
 #include "vitc/gpu/device.h"
@@ -12,9 +13,11 @@ namespace vitc::gpu::sm90 {
 
 using Barrier = uint64_t;  // lives in shared memory
 
-// ---- mbarriers -----------------------------------------------------------------------------------------
+// ---- mbarriers
+// -----------------------------------------------------------------------------------------
 VITC_DEVICE void barrier_init(Barrier* barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(arrivals)
                : "memory");
 }
 // Makes initialised barriers visible to the copy engine and to the other blocks of the cluster.
@@ -33,17 +36,19 @@ VITC_DEVICE void barrier_wait(Barrier* barrier, unsigned parity) {
       : "memory");
 }
 VITC_DEVICE void barrier_arrive(Barrier* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
+               : "memory");
 }
 // Arrives, and announces `bytes` that copies will bring.
 VITC_DEVICE void barrier_expect(Barrier* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
-// Arrives at the same barrier of another block of the cluster. Without .release.cluster, which would
-// wait for all of this thread's memory traffic and halves the speed of a GEMM: what is handed over here
-// is a buffer that wgmma has finished reading, not data.
+// Arrives at the same barrier of another block of the cluster. Without .release.cluster, which
+// would wait for all of this thread's memory traffic and halves the speed of a GEMM: what is handed
+// over here is a buffer that wgmma has finished reading, not data.
 VITC_DEVICE void barrier_arrive_at(Barrier* barrier, unsigned rank) {
   asm volatile(
       "{\n"
@@ -55,7 +60,8 @@ VITC_DEVICE void barrier_arrive_at(Barrier* barrier, unsigned rank) {
       : "memory");
 }
 
-// ---- named barriers among warps of a block: ids 1 to 15, 0 is sync_block()'s -----------------------------
+// ---- named barriers among warps of a block: ids 1 to 15, 0 is sync_block()'s
+// -----------------------------
 VITC_DEVICE void named_sync(int id, int threads) {
   asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -63,7 +69,8 @@ VITC_DEVICE void named_arrive(int id, int threads) {
   asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// ---- block() and grid_size().x, read where they stand and not kept from before ------------------------------
+// ---- block() and grid_size().x, read where they stand and not kept from before
+// ------------------------------
 VITC_DEVICE int fresh_block() {
   int block;
   asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
@@ -75,7 +82,8 @@ VITC_DEVICE int fresh_grid_size() {
   return size;
 }
 
-// ---- clusters ------------------------------------------------------------------------------------------
+// ---- clusters
+// ------------------------------------------------------------------------------------------
 VITC_DEVICE unsigned cluster_rank() {
   unsigned rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -104,7 +112,8 @@ VITC_DEVICE void load_from(float (&v)[4], const float* local, unsigned rank) {
 // About so many nanoseconds.
 VITC_DEVICE void pause(int nanoseconds) { asm volatile("nanosleep.u32 %0;" ::"r"(nanoseconds)); }
 
-// ---- registers of a warpgroup ----------------------------------------------------------------------------
+// ---- registers of a warpgroup
+// ----------------------------------------------------------------------------
 template <int kCount>
 VITC_DEVICE void give_back_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
@@ -114,9 +123,10 @@ VITC_DEVICE void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
-// ---- dependent launches: a kernel may start before the one before it ends ----------------------------------
-// The next kernel may start when every block has said so (one thread speaks for its block). It sees what
-// this one writes only behind its wait_for_previous_kernel().
+// ---- dependent launches: a kernel may start before the one before it ends
+// ---------------------------------- The next kernel may start when every block has said so (one
+// thread speaks for its block). It sees what this one writes only behind its
+// wait_for_previous_kernel().
 VITC_DEVICE void let_next_kernel_start() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }

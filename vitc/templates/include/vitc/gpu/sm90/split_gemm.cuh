@@ -1,8 +1,9 @@
-// Y[M, N] = epilogue(A[M, K] * W[N, K]^T) on Hopper, for few rows, where the time is that of reaching memory.
+// Y[M, N] = epilogue(A[M, K] * W[N, K]^T) on Hopper, for few rows, where the time is that of
+// reaching memory.
 //
-// A cluster of kSplit blocks computes one tile of 64 x kColumns; each block takes its part of K. The blocks
-// then add their sums up through each other's shared memory, 64 / kSplit rows each. Weights of the first
-// kStages steps are requested before the kernel before this one has ended.
+// A cluster of kSplit blocks computes one tile of 64 x kColumns; each block takes its part of K.
+// The blocks then add their sums up through each other's shared memory, 64 / kSplit rows each.
+// Weights of the first kStages steps are requested before the kernel before this one has ended.
 #pragma once
 
 #include "vitc/gpu/sm90/launch.h"
@@ -21,11 +22,12 @@ struct SplitTile {
   static constexpr int kRingBytes = kStages * (kBytesA + kBytesB + 2 * int(sizeof(Barrier)));
   static constexpr int kSharedBytes = kRingBytes + kRows * int(sizeof(float));
   static_assert(kColumns % kColumnGroup == 0 && kRows % kSplit == 0);
-  static_assert(kSplit == 1 || kStages * (kBytesA + kBytesB) >= kRows * kPitch * int(sizeof(float)));
+  static_assert(kSplit == 1 ||
+                kStages * (kBytesA + kBytesB) >= kRows * kPitch * int(sizeof(float)));
 };
 
-// Adds up the blocks' sums in shared memory and passes this block's rows through the epilogue: 8 columns
-// a thread. All kWarpgroup threads come here.
+// Adds up the blocks' sums in shared memory and passes this block's rows through the epilogue: 8
+// columns a thread. All kWarpgroup threads come here.
 template <class Tile, int kN, class Epilogue>
 VITC_DEVICE void write_out_sums(const float* partial, int m, int first_m, int first_n, int rank,
                                 const float* row_scale, const Epilogue& epilogue) {
@@ -63,7 +65,8 @@ VITC_DEVICE void write_out_sums(const float* partial, int m, int first_m, int fi
 
 template <class Tile, int kN, int kK, class Epilogue>
 VITC_KERNEL(Tile::kThreads, 1)
-split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_w,
+split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a,
+                  const __grid_constant__ TensorMap map_w,
                   const __grid_constant__ Epilogue epilogue) {
   constexpr int kTilesN = (kN + Tile::kColumns - 1) / Tile::kColumns;
   constexpr int kSteps = (kK + kTileDepth - 1) / kTileDepth / Tile::kSplit;
@@ -79,10 +82,12 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
   const bool producer = thread() == kWarpgroup;
   const auto copy_weights = [&](int slot, int step) {
     barrier_expect(ring.full(slot), Tile::kBytesA + Tile::kBytesB);
-    copy_tile(ring.tile_b(slot), &map_w, (rank * kSteps + step) * kTileDepth, first_n, ring.full(slot));
+    copy_tile(ring.tile_b(slot), &map_w, (rank * kSteps + step) * kTileDepth, first_n,
+              ring.full(slot));
   };
   const auto copy_rows = [&](int slot, int step) {
-    copy_tile(ring.tile_a(slot), &map_a, (rank * kSteps + step) * kTileDepth, first_m, ring.full(slot));
+    copy_tile(ring.tile_a(slot), &map_a, (rank * kSteps + step) * kTileDepth, first_m,
+              ring.full(slot));
   };
 
   if (producer) {
@@ -90,7 +95,8 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
     prefetch_map(&map_a);
     ring.init(4);
     for (int step = 0; step < kAhead; ++step) copy_weights(step, step);
-    let_next_kernel_start();  // at once: where two blocks fit, its weights come while this one works
+    let_next_kernel_start();  // at once: where two blocks fit, its weights come while this one
+                              // works
   }
   sync_block();
   wait_for_previous_kernel();
@@ -109,7 +115,8 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
     sync_warp();
   } else {
     if constexpr (Epilogue::kRowScale) {
-      if (thread() < Tile::kRows) row_scale[thread()] = epilogue.row_scale(minimum(first_m + thread(), m - 1));
+      if (thread() < Tile::kRows)
+        row_scale[thread()] = epilogue.row_scale(minimum(first_m + thread(), m - 1));
     }
     TileSums sums;
     Position<Tile> at;
@@ -150,7 +157,8 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
   if constexpr (Tile::kSplit > 1) {
     cluster_sync();
     if (thread() < kWarpgroup) {
-      write_out_sums<Tile, kN>(reinterpret_cast<float*>(memory), m, first_m, first_n, rank, row_scale, epilogue);
+      write_out_sums<Tile, kN>(reinterpret_cast<float*>(memory), m, first_m, first_n, rank,
+                               row_scale, epilogue);
     }
     sync_warp();
     cluster_sync();  // the others have read this block's sums
@@ -159,8 +167,8 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_c
 
 // Launches the kernel for m >= 1 rows of A, `row_stride` elements apart. W is packed (tile.h).
 template <class Tile, int kN, int kK, class Epilogue>
-int split_gemm(const char* name, Stream stream, int m, const typename Tile::T* a, int64_t row_stride,
-               const typename Tile::T* w, const Epilogue& epilogue) {
+int split_gemm(const char* name, Stream stream, int m, const typename Tile::T* a,
+               int64_t row_stride, const typename Tile::T* w, const Epilogue& epilogue) {
   TensorMap map_a, map_w;
   int status = encode_map(&map_a, a, m, kK, row_stride, Tile::kRows);
   if (status == 0) status = encode_map(&map_w, w, kPackedRows<kN>, kK, kK, Tile::kColumns);
@@ -168,8 +176,8 @@ int split_gemm(const char* name, Stream stream, int m, const typename Tile::T* a
   const int tiles = divide_up(m, Tile::kRows) * divide_up(kN, Tile::kColumns);
   const LaunchShape shape{name, Dim3(unsigned(tiles * Tile::kSplit)), Tile::kThreads,
                           size_t(Tile::kSharedBytes), stream};
-  return launch_clusters(shape, Tile::kSplit, VITC_OVERLAP, split_gemm_kernel<Tile, kN, kK, Epilogue>, m, map_a,
-                         map_w, epilogue);
+  return launch_clusters(shape, Tile::kSplit, VITC_OVERLAP,
+                         split_gemm_kernel<Tile, kN, kK, Epilogue>, m, map_a, map_w, epilogue);
 }
 
 }  // namespace vitc::gpu::sm90

@@ -1,4 +1,5 @@
-// A tile configuration, the ring of shared-memory stages that feeds it, and how its sums become output.
+// A tile configuration, the ring of shared-memory stages that feeds it, and how its sums become
+// output.
 #pragma once
 
 #include "vitc/gpu/epilogue.cuh"
@@ -10,20 +11,23 @@ namespace vitc::gpu::sm90 {
 
 constexpr int kWarpgroup = 128;
 
-// Weights are packed: within 32 rows of W, row 8 j + 2 q + e of the packed matrix is row 8 q + 2 j + e.
-// So the 8 sums that a thread holds of 32 columns of the product (wgmma.h) are 8 neighbouring columns of
-// the output: 16-byte loads and stores straight from registers, without a way through shared memory.
+// Weights are packed: within 32 rows of W, row 8 j + 2 q + e of the packed matrix is row 8 q + 2 j
+// + e. So the 8 sums that a thread holds of 32 columns of the product (wgmma.h) are 8 neighbouring
+// columns of the output: 16-byte loads and stores straight from registers, without a way through
+// shared memory.
 constexpr int kColumnGroup = 32;
 constexpr int kVector = 8;
 template <int kN>
-constexpr int kPackedRows = (kN + kColumnGroup - 1) / kColumnGroup * kColumnGroup;  // the rest is zeros
+constexpr int kPackedRows =
+    (kN + kColumnGroup - 1) / kColumnGroup * kColumnGroup;  // the rest is zeros
 
-// kRows x kColumns are what one consumer warpgroup multiplies at a time; there are kConsumers of them.
-// kPingPong: each has a tile of its own, and one multiplies while the other writes its sums out.
-// Otherwise they share a tile of kConsumers * kRows rows. kCluster blocks share each tile of weights. With
-// kFetch, operands of every tile's epilogue are brought to L2 ahead, else only those of the last.
-template <class T_, int kRows_, int kColumns_, int kStages_, int kConsumers_, bool kPingPong_, int kCluster_,
-          bool kFetch_ = true>
+// kRows x kColumns are what one consumer warpgroup multiplies at a time; there are kConsumers of
+// them. kPingPong: each has a tile of its own, and one multiplies while the other writes its sums
+// out. Otherwise they share a tile of kConsumers * kRows rows. kCluster blocks share each tile of
+// weights. With kFetch, operands of every tile's epilogue are brought to L2 ahead, else only those
+// of the last.
+template <class T_, int kRows_, int kColumns_, int kStages_, int kConsumers_, bool kPingPong_,
+          int kCluster_, bool kFetch_ = true>
 struct GemmTile {
   using T = T_;
   static constexpr int kRows = kRows_, kColumns = kColumns_, kStages = kStages_;
@@ -38,8 +42,8 @@ struct GemmTile {
   static_assert(kConsumers == 2 || (kConsumers == 3 && !kPingPong));
 };
 
-// The stages: tiles of A, tiles of W, and for each stage a barrier that says it is full and one that
-// says it is empty.
+// The stages: tiles of A, tiles of W, and for each stage a barrier that says it is full and one
+// that says it is empty.
 template <class Tile>
 struct Ring {
   char* memory;  // one pointer: each would take registers of the consumers
@@ -49,7 +53,8 @@ struct Ring {
     return memory + Tile::kStages * Tile::kBytesA + slot * Tile::kBytesB;
   }
   VITC_DEVICE Barrier* full(int slot) const {
-    return reinterpret_cast<Barrier*>(memory + Tile::kStages * (Tile::kBytesA + Tile::kBytesB)) + slot;
+    return reinterpret_cast<Barrier*>(memory + Tile::kStages * (Tile::kBytesA + Tile::kBytesB)) +
+           slot;
   }
   VITC_DEVICE Barrier* empty(int slot) const { return full(Tile::kStages + slot); }
   VITC_DEVICE Barrier* end() const { return full(2 * Tile::kStages); }
@@ -141,9 +146,9 @@ VITC_DEVICE void read_scales(float (&scales)[Sums::kBlocks * 2], const float* ro
 }
 
 // Passes a warpgroup's tile through the epilogue. The rows of a column group go together, all loads
-// before the first store: an output may lie where an operand was read, so that the compiler could not
-// move a load before a store, and each would wait for memory alone. Rows past the end compute what the
-// last row does, and are not stored.
+// before the first store: an output may lie where an operand was read, so that the compiler could
+// not move a load before a store, and each would wait for memory alone. Rows past the end compute
+// what the last row does, and are not stored.
 template <int kN, class Sums, int kColumns, class Epilogue>
 VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
                            const float (&scales)[Sums::kBlocks * 2], const Epilogue& epilogue) {
@@ -152,7 +157,8 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
   VITC_UNROLL
   for (int group = 0; group < kColumns / kColumnGroup; ++group) {
     const int column = first_n + Sums::column(group);
-    // Row offsets are made anew for each group: kept, they would take the registers that loads need.
+    // Row offsets are made anew for each group: kept, they would take the registers that loads
+    // need.
     const int row = opaque(first_m + Sums::row(0, 0));
     if (kN % kColumns == 0 || column < kN) {
       float v[kLines][kVector];

@@ -1,8 +1,9 @@
-// The tensor memory accelerator: copies of matrix tiles from global to shared memory by one thread, with
-// zeros for what lies outside of the matrix.
+// The tensor memory accelerator: copies of matrix tiles from global to shared memory by one thread,
+// with zeros for what lies outside of the matrix.
 //
-// Tiles are 64 elements of 16 bits wide, so that a row is one 128-byte line, and 128-byte swizzled: the
-// 16-byte chunk c of row r lies at chunk c ^ (r % 8). That is the layout wgmma reads without conflicts.
+// Tiles are 64 elements of 16 bits wide, so that a row is one 128-byte line, and 128-byte swizzled:
+// the 16-byte chunk c of row r lies at chunk c ^ (r % 8). That is the layout wgmma reads without
+// conflicts.
 #pragma once
 
 #include <cuda.h>
@@ -12,11 +13,12 @@
 
 namespace vitc::gpu::sm90 {
 
-using TensorMap = CUtensorMap;  // a kernel takes it as const __grid_constant__
+using TensorMap = CUtensorMap;   // a kernel takes it as const __grid_constant__
 constexpr int kTileBytes = 128;  // of a row of a tile
 constexpr int kTileDepth = 64;   // its elements
 
-// ---- device ----------------------------------------------------------------------------------------------
+// ---- device
+// ----------------------------------------------------------------------------------------------
 VITC_DEVICE void prefetch_map(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
@@ -32,7 +34,8 @@ VITC_DEVICE void copy_tile(void* target, const TensorMap* map, int k, int row, B
 VITC_DEVICE void copy_tile_to(void* target, const TensorMap* map, int k, int row, Barrier* barrier,
                               uint16_t blocks) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
+      "cluster"
       " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(target)),
       "l"(map), "r"(k), "r"(row), "r"(shared_address(barrier)), "h"(blocks)
       : "memory");
@@ -42,7 +45,8 @@ VITC_DEVICE void prefetch_bytes(const void* address, int bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
 }
 
-// ---- host ------------------------------------------------------------------------------------------------
+// ---- host
+// ------------------------------------------------------------------------------------------------
 template <class T>
 struct MapType;
 template <>
@@ -59,15 +63,17 @@ inline decltype(&cuTensorMapEncodeTiled) map_encoder() {
   static const auto encoder = [] {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result{};
-    const cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
-    return error == cudaSuccess ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(found) : nullptr;
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found,
+                                                               12000, cudaEnableDefault, &result);
+    return error == cudaSuccess ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(found)
+                                : nullptr;
   }();
   return encoder;
 }
 
-// Describes `rows` rows of `depth` elements, `stride` elements apart, to be copied `box_rows` rows at a
-// time. `data` and the stride's bytes are multiples of 16. Returns 0 or a CUDA error code. About 1 us.
+// Describes `rows` rows of `depth` elements, `stride` elements apart, to be copied `box_rows` rows
+// at a time. `data` and the stride's bytes are multiples of 16. Returns 0 or a CUDA error code.
+// About 1 us.
 template <class T>
 int encode_map(TensorMap* map, const T* data, int rows, int depth, int64_t stride, int box_rows) {
   const auto encoder = map_encoder();
@@ -78,8 +84,8 @@ int encode_map(TensorMap* map, const T* data, int rows, int depth, int64_t strid
   const cuuint32_t step[2] = {1, 1};
   const CUresult result =
       encoder(map, MapType<T>::value, 2, const_cast<T*>(data), extent, pitch, box, step,
-              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? 0 : int(cudaErrorInvalidValue);
 }
 

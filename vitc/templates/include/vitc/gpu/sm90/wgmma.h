@@ -1,11 +1,13 @@
-// Warpgroup matrix multiply (wgmma): 128 threads compute D[64, N] (+)= A[64, 16] * B[N, 16]^T from two tiles
-// in shared memory, into N / 2 floats of each thread.
+// Warpgroup matrix multiply (wgmma): 128 threads compute D[64, N] (+)= A[64, 16] * B[N, 16]^T from
+// two tiles in shared memory, into N / 2 floats of each thread.
 //
-// Thread t (warp w = t / 32 of the warpgroup, lane l) holds, at d[4 j + 2 h + e], the element of row
-// 16 w + l / 4 + 8 h and column 8 j + 2 (l % 4) + e  (PTX ISA, "Register Fragments" of wgmma.m64nNk16).
+// Thread t (warp w = t / 32 of the warpgroup, lane l) holds, at d[4 j + 2 h + e], the element of
+// row 16 w + l / 4 + 8 h and column 8 j + 2 (l % 4) + e  (PTX ISA, "Register Fragments" of
+// wgmma.m64nNk16).
 //
-// multiply_first() only writes D. It must be an instruction of its own: with a run-time choice between
-// writing and adding, the accumulators count as live from tile to tile, which costs their registers twice.
+// multiply_first() only writes D. It must be an instruction of its own: with a run-time choice
+// between writing and adding, the accumulators count as live from tile to tile, which costs their
+// registers twice.
 #pragma once
 
 #include "vitc/gpu/device.h"
@@ -15,7 +17,9 @@ namespace vitc::gpu::sm90 {
 
 // Register writes of this thread come before the products that follow.
 VITC_DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-VITC_DEVICE void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+VITC_DEVICE void products_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 // All but the latest kPending commits are done: their tiles are free, their sums are there.
 template <int kPending>
 VITC_DEVICE void products_wait() {
@@ -34,11 +38,13 @@ VITC_DEVICE int opaque(int value) {
   return value;
 }
 
-// Describes a tile of 128-byte rows, 128-byte swizzled, at a multiple of 1024 bytes: start address, 1024
-// bytes from a group of eight rows to the next, swizzle mode 1 ("Matrix Descriptor" in the PTX ISA).
+// Describes a tile of 128-byte rows, 128-byte swizzled, at a multiple of 1024 bytes: start address,
+// 1024 bytes from a group of eight rows to the next, swizzle mode 1 ("Matrix Descriptor" in the PTX
+// ISA).
 VITC_DEVICE uint64_t tile_descriptor(const void* tile) {
   const uint64_t address = shared_address(tile);
-  return (address & 0x3ffff) >> 4 | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+  return (address & 0x3ffff) >> 4 | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 |
+         uint64_t(1) << 62;
 }
 // From a descriptor to that of the next 16 columns, or to the tile a row below.
 constexpr uint64_t kNextColumns = 32 >> 4;
