@@ -7,6 +7,7 @@ outside the workspace.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -166,3 +167,22 @@ def _arch_flags(arch: str, ptx_only: bool) -> tuple[str, str]:
     compute = arch.replace("sm_", "compute_")
     code = compute if ptx_only else arch if not arch[-1].isdigit() else f"[{arch},{compute}]"
     return "-gencode", f"arch={compute},code={code}"
+
+
+class Builder:
+    """Builds variants of the toy into one folder, which test processes may share."""
+
+    def __init__(self, base: Path, device: Device) -> None:
+        # pytest-xdist gives each worker a folder under that of the run.
+        shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+        self._folder = shared / f"gpu-toy-{device}"
+        self._folder.mkdir(exist_ok=True)
+        self._device: Device = device
+
+    def __call__(self, key: str = "float32", **options: Any) -> Path:
+        """The complete library called `key`, built at the first call with these options."""
+        library = self._folder / f"{key}.so"
+        if not library.exists():
+            elf = library.with_suffix(f".{os.getpid()}.elf")
+            toy.make_library(build_elf(elf, device=self._device, **options), library)
+        return library

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -14,26 +14,15 @@ from runtime import gpu_toy, toy
 from vitc.errors import DeviceError, InputError
 from vitc.runtime import Module, load
 
-Build = Callable[..., Path]
 
-
-@pytest.fixture(scope="module")
-def emulate(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Builds a variant of the toy, once."""
-    folder = tmp_path_factory.mktemp("emulated")
-    done: dict[str, Path] = {}
-
-    def get(key: str = "float32", **options: object) -> Path:
-        if key not in done:
-            elf = gpu_toy.build_elf(folder / f"{key}.elf", device="emulated", **options)  # type: ignore[arg-type]
-            done[key] = toy.make_library(elf, folder / f"{key}.so")
-        return done[key]
-
-    return get
+@pytest.fixture(scope="session")
+def emulate(tmp_path_factory: pytest.TempPathFactory) -> gpu_toy.Builder:
+    """Builds variants of the toy."""
+    return gpu_toy.Builder(tmp_path_factory.getbasetemp(), "emulated")
 
 
 @pytest.fixture
-def module(emulate: Build) -> Iterator[Module]:
+def module(emulate: gpu_toy.Builder) -> Iterator[Module]:
     with load(emulate()) as loaded:
         yield loaded
 
@@ -56,7 +45,7 @@ def test_torch_on_the_cpu_without_copies(module: Module) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision(emulate: Build, dtype: str) -> None:
+def test_half_precision(emulate: gpu_toy.Builder, dtype: str) -> None:
     with load(emulate(dtype, dtype=dtype)) as module:
         x = torch.from_numpy(toy.images()).to(getattr(torch, dtype))
         y = module(x).y
@@ -111,7 +100,7 @@ def test_a_fault_names_kernel_place_and_line(module: Module) -> None:
     np.testing.assert_array_equal(module(toy.images()).y, toy.expected(toy.images()))
 
 
-def test_past_the_end_of_the_workspace(emulate: Build) -> None:
+def test_past_the_end_of_the_workspace(emulate: gpu_toy.Builder) -> None:
     """The workspace ends at a page that cannot be touched."""
     kernels = gpu_toy.KERNELS.replace("if (i < count) h[i]", "if (i <= count) h[i]")
     assert kernels != gpu_toy.KERNELS
@@ -123,7 +112,7 @@ def test_past_the_end_of_the_workspace(emulate: Build) -> None:
             module(toy.images(4))
 
 
-def test_a_missing_barrier_is_reported(emulate: Build) -> None:
+def test_a_missing_barrier_is_reported(emulate: gpu_toy.Builder) -> None:
     kernels = gpu_toy.KERNELS.replace("gpu::sync_block();", "if (t < 40) gpu::sync_block();")
     assert kernels != gpu_toy.KERNELS
     text = r"step 2 \(total\): emulated kernel total, .*thread"
@@ -134,7 +123,7 @@ def test_a_missing_barrier_is_reported(emulate: Build) -> None:
         module(toy.images(1))
 
 
-def test_too_much_shared_memory(emulate: Build) -> None:
+def test_too_much_shared_memory(emulate: gpu_toy.Builder) -> None:
     with load(emulate("shared", large_at_3=True)) as module:
         module(toy.images(2))
         with pytest.raises(
@@ -153,7 +142,7 @@ def test_alignment_as_on_a_gpu(module: Module) -> None:
     np.testing.assert_array_equal(module(x[1:].copy()).y, toy.expected(x[1:]))
 
 
-def test_devices(emulate: Build) -> None:
+def test_devices(emulate: gpu_toy.Builder) -> None:
     path = emulate()
     for device in ("cpu", "cpu:0", 0):
         load(path, device=device).close()
@@ -163,7 +152,7 @@ def test_devices(emulate: Build) -> None:
         load(path, device=1)
 
 
-def test_architectures(emulate: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_architectures(emulate: gpu_toy.Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     path = emulate("two", archs=("sm_80", "sm_90"))
     x = toy.images()
     for wish in ("", "sm_80", "sm_90"):

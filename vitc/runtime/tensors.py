@@ -132,8 +132,6 @@ class TorchFamily(HostMemory):
     def __init__(self, torch: Any, place: Place) -> None:
         self._torch = torch
         self._place = place
-        if place.kind == "cuda":
-            self.stream = int(torch.cuda.current_stream(place.index).cuda_stream)
 
     def view(self, port: PortInfo, value: Any) -> TensorView:
         where = value.device
@@ -141,6 +139,8 @@ class TorchFamily(HostMemory):
             plain = f"x.{self._place.kind}()"
             move = f"x.to('{self._place.torch_name}')" if self._place.index else plain
             raise wrong_device(port, str(where), self._place, move)
+        if where.type == "cuda":
+            self.stream = int(self._torch.cuda.current_stream(where).cuda_stream)
         if value.layout != self._torch.strided:
             raise InputError(
                 f"{port.kind} '{port.name}' has layout {value.layout}", hint="pass x.to_dense()"
