@@ -106,7 +106,9 @@ class _Exchange:
         """Until nothing need be held."""
         with self.driver.current():
             while self._held:
-                self.driver.succeeds("cuEventSynchronize", self._held.popleft()[0].handle)
+                # Popped only afterwards: an event that nothing holds is destroyed.
+                self.driver.succeeds("cuEventSynchronize", self._held[0][0].handle)
+                self._held.popleft()
 
 
 class CudaDlpackFamily:
