@@ -69,6 +69,42 @@ graph attention(%x: f32[B,37,72], %z: f32[B,5,48]) {
   %d = attention(%q, %kk, %vv)
   return %am, %b, %c, %c2, %d
 }""",
+    "window_attention": """
+graph window_attention(%x: f32[B,8,6,72], %y: f32[B,7,5,72]) {
+  weight %bias: f32[3,12,12]
+  weight %factors: f32[3]
+  %regions = literal() {shape=[4, 12], dtype="i32", data="eNpjYCANMEIxE5FsZhyYDQdmgWJWNDY7FHOgsQEdSACN"}
+  %wx = move(%x) {map=map([B,8,6,72], roll(1,-2), roll(2,-1), reshape([B,2,4,2,3,72]), permute([0,1,3,2,4,5]), reshape([4B,12,3,3,8]), permute([2,0,3,1,4]))}
+  %q = move(%wx) {map=map([3,4B,3,12,8], slice(0,0,1,1), reshape([4B,3,12,8]))}
+  %k = move(%wx) {map=map([3,4B,3,12,8], slice(0,1,2,1), reshape([4B,3,12,8]))}
+  %v = move(%wx) {map=map([3,4B,3,12,8], slice(0,2,3,1), reshape([4B,3,12,8]))}
+  %a = attention(%q, %k, %v, %bias, %regions) {scale=0.35, bias=true, regions=true}
+  %am = move(%a) {map=map([4B,3,12,8], permute([0,2,1,3]), reshape([B,2,2,4,3,24]), permute([0,1,3,2,4,5]), reshape([B,8,6,24]), roll(1,2), roll(2,1))}
+  %c = attention(%q, %k, %v, %bias, %regions, %factors) {bias=true, regions=true, factors=true, cosine=1e-12}
+  %cm = move(%c) {map=map([4B,3,12,8], permute([0,2,1,3]), reshape([B,2,2,4,3,24]), permute([0,1,3,2,4,5]), reshape([B,8,6,24]))}
+  %n = attention(%q, %k, %v, %factors) {factors=true, cosine=1e-12}
+  %wy = move(%y) {map=map([B,7,5,72], pad(1,0,1), pad(2,0,1), reshape([B,2,4,2,3,72]), permute([0,1,3,2,4,5]), reshape([4B,12,3,3,8]), permute([2,0,3,1,4]))}
+  %qy = move(%wy) {map=map([3,4B,3,12,8], slice(0,0,1,1), reshape([4B,3,12,8]))}
+  %ky = move(%wy) {map=map([3,4B,3,12,8], slice(0,1,2,1), reshape([4B,3,12,8]))}
+  %vy = move(%wy) {map=map([3,4B,3,12,8], slice(0,2,3,1), reshape([4B,3,12,8]))}
+  %p = attention(%qy, %ky, %vy, %bias) {scale=0.35, bias=true}
+  %pm = move(%p) {map=map([4B,3,12,8], permute([0,2,1,3]), reshape([B,2,2,4,3,24]), permute([0,1,3,2,4,5]), reshape([B,8,6,24]), slice(1,0,7,1), slice(2,0,5,1))}
+  return %am, %cm, %n, %pm
+}""",
+    "levit_attention": """
+graph levit_attention(%x: f32[B,16,192], %y: f32[B,9,32]) {
+  weight %bias: f32[2,16,16]
+  weight %few: f32[2,9,16]
+  %q = move(%x) {map=map([B,16,192], reshape([B,16,2,96]), slice(3,0,16,1), permute([0,2,1,3]))}
+  %k = move(%x) {map=map([B,16,192], reshape([B,16,2,96]), slice(3,16,32,1), permute([0,2,1,3]))}
+  %v = move(%x) {map=map([B,16,192], reshape([B,16,2,96]), slice(3,32,96,1), permute([0,2,1,3]))}
+  %a = attention(%q, %k, %v, %bias) {scale=0.25, bias=true, steps=[hardswish]}
+  %am = move(%a) {map=map([B,2,16,64], permute([0,2,1,3]), reshape([B,16,128]))}
+  %s = move(%y) {map=map([B,9,32], reshape([B,9,2,16]), permute([0,2,1,3]))}
+  %b = attention(%s, %k, %v, %few) {scale=0.25, bias=true, steps=[gelu]}
+  %bm = move(%b) {map=map([B,2,9,64], permute([0,2,1,3]), reshape([B,9,128]))}
+  return %am, %bm
+}""",
     "rows": """
 graph rows(%x: f32[B,6,6,24]) {
   weight %g: f32[24]

@@ -91,3 +91,42 @@ def run_access(operand: Operand, result: Shape) -> RunAccess | None:
             start = source.substitute({"j": Expr(), "q": Expr.of(Var("k", columns)) // run})
             return RunAccess(start.index, run, start.guards)
     return None
+
+
+@dataclass(frozen=True)
+class HeadAccess:
+    """Element (b, h, n, d) of a [B, H, N, D] operand is data[row(b, n) + head * h + d].
+
+    guards: conditions on b and n outside of which a loaded row is zero and a row is not stored.
+    """
+
+    row: Expr
+    head: int
+    guards: tuple[Guard, ...] = ()
+
+
+def head_access(operand: Operand, result: Shape) -> HeadAccess | None:
+    """Access to the heads of an attention with this result, or None where rows are scattered.
+
+    A dimension of 1 in front (one k for all heads, one q for all images) is read for every b or h.
+    """
+    shape = operand.map.result
+    if len(shape) != 4:
+        return None
+    batch, head, row, column = (
+        Var(name, None if isinstance(dim, Batch) else dim)
+        for name, dim in zip(("b", "h", "n", "d"), (*result[:2], *shape[2:]), strict=True)
+    )
+    shared = [dim == 1 for dim in shape]
+    coords = [
+        Expr() if one else Expr.of(var)
+        for one, var in zip(shared, (batch, head, row, column), strict=True)
+    ]
+    source = source_of(operand.map, coords)
+    if source is None:
+        return None
+    scattered = any({"h", "d"} & variables(guard.value) for guard in source.guards)
+    stride, heads = source.index.coefficient("d"), source.index.coefficient("h")
+    if scattered or heads is None or (stride != 1 and not shared[3]):
+        return None
+    return HeadAccess(source.index.without("d").without("h"), heads, source.guards)

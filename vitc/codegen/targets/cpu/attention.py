@@ -43,6 +43,8 @@ class CpuAttention(Kernel):
         assert isinstance(op, Attention)
         if op.steps or op.stats:
             return "it takes no fused steps"
+        if op.regions or op.factors or op.cosine is not None:
+            return "it has no regions, factors and cosine form"
         dtype = site.results[0].dtype
         stored = [t for t, const in zip(site.inputs[:3], site.constant, strict=False) if not const]
         if dtype not in C_TYPES or any(type_.dtype is not dtype for type_ in stored):

@@ -70,6 +70,8 @@ class GpuAttention(GpuKernel):
         assert isinstance(op, Attention)
         if op.steps or op.stats:
             return "it takes no fused steps"
+        if op.regions or op.factors or op.cosine is not None:
+            return "it has no regions, factors and cosine form"
         dtype = site.results[0].dtype
         stored = [t for t, const in zip(site.inputs[:3], site.constant, strict=False) if not const]
         kinds = {C_TYPES.get(type_) for type_ in (dtype, *(t.dtype for t in stored))}
