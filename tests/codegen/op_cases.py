@@ -73,7 +73,7 @@ graph attention(%x: f32[B,37,72], %z: f32[B,5,48]) {
 graph window_attention(%x: f32[B,8,6,72], %y: f32[B,7,5,72]) {
   weight %bias: f32[3,12,12]
   weight %factors: f32[3]
-  %regions = literal() {shape=[4, 12], dtype="i32", data="eNpjYCANMEIxE5FsZhyYDQdmgWJWNDY7FHOgsQEdSACN"}
+  %regions = literal() {shape=[4, 12], dtype=i32, data="eNpjYCANMEIxE5FsZhyYDQdmgWJWNDY7FHOgsQEdSACN"}
   %wx = move(%x) {map=map([B,8,6,72], roll(1,-2), roll(2,-1), reshape([B,2,4,2,3,72]), permute([0,1,3,2,4,5]), reshape([4B,12,3,3,8]), permute([2,0,3,1,4]))}
   %q = move(%wx) {map=map([3,4B,3,12,8], slice(0,0,1,1), reshape([4B,3,12,8]))}
   %k = move(%wx) {map=map([3,4B,3,12,8], slice(0,1,2,1), reshape([4B,3,12,8]))}
