@@ -145,17 +145,27 @@ def render_epilogue(
 def _step(
     writer: _Writer, number: int, step: Step, inputs: tuple[Operand, ...], result: Shape
 ) -> None:
-    if step.kind in _UNARY:
-        name = (_HALF_FORMS if writer.half else _UNARY).get(step.kind, _UNARY[step.kind])
-        writer.lines.append(f"apply<{name}>(v);")
-    elif step.kind == "row_rstd":
+    if step.kind == "row_rstd":
         _row_rstd(writer, step, inputs[step.operand or 0], result)
     elif step.operand is None:
-        constant = float_text(step.values[0]) if step.values else ""
-        body = _EXPRESSIONS[step.kind].format(o=constant)
-        writer.lines.append(f"transform(v, [](float x) {{ return {body}; }});")
+        writer.lines.append(_free_step(step, writer.half))
     else:
         _operand_step(writer, number, step, inputs[step.operand], result)
+
+
+def _free_step(step: Step, half: bool) -> str:
+    """The statement of a step without operands."""
+    if step.kind in _UNARY:
+        name = (_HALF_FORMS if half else _UNARY).get(step.kind, _UNARY[step.kind])
+        return f"apply<{name}>(v);"
+    constant = float_text(step.values[0]) if step.values else ""
+    body = _EXPRESSIONS[step.kind].format(o=constant)
+    return f"transform(v, [](float x) {{ return {body}; }});"
+
+
+def free_steps(steps: tuple[Step, ...], dtype: DType) -> tuple[str, ...]:
+    """Statements for steps without operands, whose results are stored as `dtype`."""
+    return tuple(_free_step(step, dtype in (DType.FLOAT16, DType.BFLOAT16)) for step in steps)
 
 
 def _operand_step(

@@ -1,82 +1,43 @@
-// out = softmax(scale Q K^T + bias) V per (batch, head), straight from and to strided matrices.
+// out = softmax(scores) V per (batch, head), where scores = scale Q K^T and the terms of
+// attention_terms.h; straight from and to wherever the rows of the heads lie.
 //
-// A warp owns 16 query rows, a block kWarps of them; keys come in blocks of kBlockKeys, the next
-// one being copied while one is used. When one block holds all keys, the softmax sees a whole row
-// at once (short sequences); otherwise it is the online form, which rescales the running sum and
-// output (M. Milakov and N. Gimelshein, 2018; Dao et al., 2022). Rows and keys past the end are
-// masked.
+// A warp owns 16 query rows, a group of kWarps warps one (batch, head), a block kGroups groups.
+// Keys come in blocks of kBlockKeys, the next one being copied while one is used. When one block
+// holds all keys, the softmax sees a whole row at once (short sequences); otherwise it is the
+// online form, which rescales the running sum and output (M. Milakov and N. Gimelshein, 2018; Dao
+// et al., 2022). Rows and keys past the end are masked.
+//
+// Query, Key, Value and Output are generated functors that say where heads lie:
+//
+//   using T = element type in memory;
+//   static constexpr int kHead;       elements from one head to the next
+//   T* data;
+//   int row(int b, int n) const;      where row n of batch entry b begins for head 0, in elements;
+//                                     -1: a row of zeros, or one that is not stored
+//   void steps(float (&v)[V]) const;  of Output: what is done to the results first
+//
+// kHead and rows are multiples of 16 bytes.
 #pragma once
 
 #include "vitc/gpu/attention_math.h"
-#include "vitc/gpu/epilogue.cuh"
+#include "vitc/gpu/attention_terms.h"
 #include "vitc/gpu/launch.h"
 
 namespace vitc::gpu {
 
-// ---- functors that generated text may replace
-// ------------------------------------------------------------- Rows of a head in a strided matrix:
-// `offset` counts elements, which must be a multiple of 16 bytes.
-template <class T_, int kBatchStride, int kRowStride, int kHeadStride>
-struct StridedHeads {
-  using T = T_;
-  T* data;
-  VITC_DEVICE int offset(int batch, int head, int row) const {
-    return batch * kBatchStride + row * kRowStride + head * kHeadStride;
-  }
-};
-
-// Adds nothing to the scores.
-struct NoBias {
-  static constexpr bool kPresent = false;
-  VITC_DEVICE void operator()(float (&)[2], int, int, int, int) const {}
-};
-
-// Adds table[batch % kClasses][head][query][key], a matrix of kRows x kColumns per class and head
-// whose rows are kStride apart. Called for even `key` below the number of keys rounded up to 16:
-// where kStride covers that, pairs are read at once and what stands in the padding does not matter,
-// except that it must be no NaN.
-template <class T, int kClasses, int kHeads, int kRows, int kColumns, int kStride>
-struct TableBias {
-  static constexpr bool kPresent = true;
-  const T* table;
-  VITC_DEVICE void operator()(float (&two)[2], int batch, int head, int query, int key) const {
-    const T* row = table + ((batch % kClasses * kHeads + head) * kRows + query) * kStride;
-    if constexpr (kStride % 2 == 0 && kStride >= (kColumns + 15) / 16 * 16) {
-      load_floats<2>(two, row + key);
-    } else {
-      two[0] = to_float(row[minimum(key, kColumns - 1)]);
-      two[1] = to_float(row[minimum(key + 1, kColumns - 1)]);
-    }
-  }
-};
-
-struct Identity {
-  static VITC_DEVICE float apply(float x) { return x; }
-};
-
-// Writes pairs of columns of a row to `Heads` (StridedHeads or a generated functor of its form).
-template <class Heads, class Activation = Identity>
-struct HeadsOutput {
-  Heads heads;
-  VITC_DEVICE void operator()(int batch, int head, int query, int column, float (&v)[2]) const {
-    VITC_UNROLL
-    for (int i = 0; i < 2; ++i) v[i] = Activation::apply(v[i]);
-    store_floats<2>(heads.data + heads.offset(batch, head, query) + column, v);
-  }
-};
-
 // ---- configuration
 // ----------------------------------------------------------------------------------------
 template <class Policy_, int kQueries_, int kKeys_, int kHeadDim_, int kValueDim_, int kBlockKeys_,
-          int kWarps_, bool kAsyncCopies_ = true>
+          int kWarps_, int kGroups_, bool kAsyncCopies_ = true>
 struct AttentionTile {
   using Policy = Policy_;
   using Storage = typename Policy::Storage;
   static constexpr int kQueries = kQueries_, kKeys = kKeys_, kHeadDim = kHeadDim_,
                        kValueDim = kValueDim_;
-  static constexpr int kBlockKeys = kBlockKeys_, kWarps = kWarps_, kThreads = kWarps * kWarp;
+  static constexpr int kBlockKeys = kBlockKeys_, kWarps = kWarps_, kGroups = kGroups_;
+  static constexpr int kGroupThreads = kWarps * kWarp, kThreads = kGroups * kGroupThreads;
   static constexpr bool kAsyncCopies = kAsyncCopies_;
-  static constexpr int kRows = 16 * kWarps;  // queries of a block
+  static constexpr int kRows = 16 * kWarps;  // queries of a group
   static constexpr int kElements = 16 / int(sizeof(Storage));
   static_assert(kBlockKeys % 16 == 0 && kHeadDim % kElements == 0 && kValueDim % kElements == 0);
 
@@ -88,15 +49,32 @@ struct AttentionTile {
   using LayoutV = SharedTile<kPaddedValue* int(sizeof(Storage))>;
 
   static constexpr int kBlocks = (kKeys + kBlockKeys - 1) / kBlockKeys;
-  static constexpr int kTail =
-      ((kKeys - (kBlocks - 1) * kBlockKeys) + 15) / 16 * 16;  // keys of the last
+  static constexpr int kTail = kKeys - (kBlocks - 1) * kBlockKeys;  // keys of the last block
+  static constexpr int kTailTiles = (kTail + 7) / 8;
+  static constexpr int kPaddedKeys = (kKeys + 15) / 16 * 16;
   static constexpr int kBytesQ = kRows * LayoutK::kRowBytes;
-  static constexpr int kStageKeys = kBlocks == 1 ? kTail : kBlockKeys;
+  static constexpr int kStageKeys = kBlocks == 1 ? kPaddedKeys : kBlockKeys;
   static constexpr int kBytesK = kStageKeys * LayoutK::kRowBytes,
                        kBytesV = kStageKeys * LayoutV::kRowBytes;
   static constexpr int kStages = kBlocks == 1 ? 1 : 2;
-  static constexpr int kSharedBytes = kBytesQ + kStages * (kBytesK + kBytesV);
   static constexpr int kQueryTiles = (kQueries + kRows - 1) / kRows;
+};
+
+// The shared memory of one group.
+template <class Tile, class Terms>
+struct GroupMemory {
+  static constexpr int kStageBytes = Tile::kBytesK + Tile::kBytesV;
+  static constexpr int kLabels = Tile::kBytesQ + Tile::kStages * kStageBytes;
+  static constexpr int kNorms = kLabels + (Terms::kRegions ? 4 * Tile::kPaddedKeys : 0);
+  static constexpr int kEnd = kNorms + (Terms::kCosine ? 4 * (Tile::kRows + Tile::kStageKeys) : 0);
+  static constexpr int kBytes = (kEnd + 127) / 128 * 128;
+
+  char* q;
+  VITC_DEVICE char* k(int b) const { return q + Tile::kBytesQ + b % Tile::kStages * kStageBytes; }
+  VITC_DEVICE char* v(int b) const { return k(b) + Tile::kBytesK; }
+  VITC_DEVICE int32_t* labels() const { return reinterpret_cast<int32_t*>(q + kLabels); }
+  VITC_DEVICE float* query_norms() const { return reinterpret_cast<float*>(q + kNorms); }
+  VITC_DEVICE float* key_norms() const { return query_norms() + Tile::kRows; }
 };
 
 // ---- copies
@@ -108,27 +86,27 @@ constexpr int kCopiesAtOnce = 4;
 template <>
 constexpr int kCopiesAtOnce<Tf32x3> = 1;
 
-// Rows [first, first + kRows) of a head, kWidth elements each, to a tile. Rows from `limit` on and
-// the padding of rows are zeros.
-template <class Tile, class Layout, int kRows, int kWidth, class Heads>
-VITC_DEVICE void copy_rows(char* tile, const Heads& from, int batch, int head, int first,
-                           int limit) {
+// Rows [first, first + kRows) of a head, kWidth elements each, to a tile, by one group. Rows from
+// kLimit on and the padding of rows are zeros.
+template <class Tile, class Layout, int kRows, int kWidth, int kLimit, class Heads>
+VITC_DEVICE void copy_rows(char* tile, const Heads& from, int batch, int head, int first) {
   constexpr int kTotal = kRows * Layout::kChunks, kElements = Tile::kElements;
   using S = typename Tile::Storage;
   VITC_UNROLL_BY(kCopiesAtOnce<typename Tile::Policy>)
-  for (int i = thread(); i < kTotal; i += Tile::kThreads) {
+  for (int i = thread() % Tile::kGroupThreads; i < kTotal; i += Tile::kGroupThreads) {
     const int row = i / Layout::kChunks, chunk = i % Layout::kChunks;
-    const bool inside = first + row < limit && chunk * kElements < kWidth;
+    int at = -1;
+    if (first + row < kLimit && chunk * kElements < kWidth) at = from.row(batch, first + row);
     const S* address =
-        inside ? from.data + from.offset(batch, head, first + row) + chunk * kElements : from.data;
+        at < 0 ? from.data : from.data + at + head * Heads::kHead + chunk * kElements;
     S* target = reinterpret_cast<S*>(tile + Layout::offset(row, chunk));
     if constexpr (Tile::kAsyncCopies) {
-      async_copy_16(target, address, inside);
+      async_copy_16(target, address, at >= 0);
     } else {
       S v[kElements];
       load<kElements>(v, address);
       VITC_UNROLL
-      for (int e = 0; e < kElements; ++e) v[e] = inside ? v[e] : from_float<S>(0.f);
+      for (int e = 0; e < kElements; ++e) v[e] = at >= 0 ? v[e] : from_float<S>(0.f);
       store<kElements>(target, v);
     }
   }
@@ -184,36 +162,126 @@ struct AttentionRows {
       top[half] = largest;
     }
   }
+
+  // Stores out / sum to queries first + lane / 4 and 8 further; at[half]: where they begin, or -1.
+  template <class Output>
+  VITC_DEVICE void write(const Output& output, const int (&at)[2]) const {
+    using T = typename Output::T;
+    const int l = lane() % 4, odd = lane() % 2;
+    VITC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float inverse = 1.f / warp_sum<4>(sum[half]);
+      T* to = output.data + at[half];
+      VITC_UNROLL
+      for (int n = 0; n < kOut; n += 2) {
+        float v[4] = {out[n][2 * half], out[n][2 * half + 1], out[n + 1][2 * half],
+                      out[n + 1][2 * half + 1]};
+        VITC_UNROLL
+        for (int e = 0; e < 4; ++e) v[e] *= inverse;
+        output.steps(v);
+        if constexpr (sizeof(T) == 2) {
+          // Neighbours swap a pair, so that four lanes write 32 bytes at once, a whole sector.
+          const uint32_t low = pack<T>(v[0], v[1]), high = pack<T>(v[2], v[3]);
+          const uint32_t got = shuffle_xor(odd ? low : high, 1);
+          const uint32_t four[2] = {odd ? got : low, odd ? high : got};
+          const int column = (n + odd) * 8 + (l - odd) * 2;
+          if (at[half] >= 0 && column < Tile::kValueDim) {
+            store<2>(reinterpret_cast<uint32_t*>(to + column), four);
+          }
+        } else {
+          VITC_UNROLL
+          for (int i = 0; i < 2; ++i) {
+            const float two[2] = {v[2 * i], v[2 * i + 1]};
+            const int column = (n + i) * 8 + l * 2;
+            if (at[half] >= 0 && column < Tile::kValueDim) store_floats<2>(to + column, two);
+          }
+        }
+      }
+    }
+  }
+};
+
+// ---- scores
+// -----------------------------------------------------------------------------------------------
+// What a warp's scores depend on besides the products.
+template <class Tile, class Terms>
+struct WarpScores {
+  const Terms& terms;
+  GroupMemory<Tile, Terms> memory;
+  int head, first_row, first_query;  // rows: in the group; queries: in the sequence
+  float scale;
+
+  // Products with the keys from first_key on become scores. kLast: keys past the end are among
+  // them.
+  template <bool kLast, int kTiles, class Bias>
+  VITC_DEVICE void finish(float (&scores)[kTiles][4], int first_key, const Bias& bias) const {
+    const int g = lane() / 4, t = lane() % 4 * 2;
+    float factor[2] = {scale, scale};
+    [[maybe_unused]] int32_t label[2];
+    VITC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int row = half * 8 + g;
+      if constexpr (Terms::kCosine) factor[half] *= memory.query_norms()[first_row + row];
+      if constexpr (Terms::kRegions) {
+        label[half] = memory.labels()[minimum(first_query + row, Tile::kPaddedKeys - 1)];
+      }
+    }
+    [[maybe_unused]] float two[8];
+    VITC_UNROLL
+    for (int j = 0; j < kTiles; ++j) {
+      const int key = j * 8 + t;
+      if constexpr (Terms::kBias) {
+        if (j % 2 == 0) bias.get(two, j / 2);
+      }
+      float norm[2] = {1, 1};
+      if constexpr (Terms::kCosine) load<2>(norm, memory.key_norms() + key);
+      [[maybe_unused]] int32_t other[2];
+      if constexpr (Terms::kRegions) load<2>(other, memory.labels() + first_key + key);
+      VITC_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        float term = Terms::kBias ? two[j % 2 * 4 + e] : 0.f;
+        if constexpr (Terms::kRegions) {
+          if (label[e / 2] != other[e % 2]) term += terms.regions.apart;
+        }
+        float score = fmaf(scores[j][e] * norm[e % 2], factor[e / 2], term);
+        if (kLast && (j + 1) * 8 > Tile::kTail && key + e % 2 >= Tile::kTail) score = -INFINITY;
+        scores[j][e] = score;
+      }
+    }
+  }
 };
 
 // ---- the kernel
 // -------------------------------------------------------------------------------------------
-template <class Tile, class Query, class Key, class Value, class Bias, class Output>
+template <class Tile, int kHeads, class Query, class Key, class Value, class Terms, class Output>
 VITC_KERNEL(Tile::kThreads, 1)
-attention_kernel(int heads, Query query, Key key, Value value, Bias bias, Output output,
-                 float scale_log2) {
+attention_kernel(int batches, Query query, Key key, Value value, Terms terms, Output output) {
   using Policy = typename Tile::Policy;
   using LayoutK = typename Tile::LayoutK;
   using LayoutV = typename Tile::LayoutV;
-  constexpr float kLog2E = 1.44269504088896341f;
-  const int head = block() / Tile::kQueryTiles % heads, batch = block() / Tile::kQueryTiles / heads;
-  const int first_query = block() % Tile::kQueryTiles * Tile::kRows;
-  const int first_row = warp() * 16;                             // of this warp in the block
-  const bool active = first_query + first_row < Tile::kQueries;  // else it only copies
-
-  char* q = dynamic_shared<char>();
-  char* stages = q + Tile::kBytesQ;
-  const auto stage_k = [&](int b) {
-    return stages + b % Tile::kStages * (Tile::kBytesK + Tile::kBytesV);
-  };
-  const auto stage_v = [&](int b) { return stage_k(b) + Tile::kBytesK; };
+  using Memory = GroupMemory<Tile, Terms>;
+  const int group = warp() / Tile::kWarps, mine = thread() % Tile::kGroupThreads;
+  const int wanted = block() / Tile::kQueryTiles * Tile::kGroups + group;
+  const bool exists = Tile::kGroups == 1 || wanted < batches * kHeads;
+  const int problem = exists ? wanted : 0;
+  const int head = problem % kHeads, batch = problem / kHeads;
+  const int group_query = block() % Tile::kQueryTiles * Tile::kRows;
+  const int first_row = warp() % Tile::kWarps * 16, first_query = group_query + first_row;
+  const bool active = first_query < Tile::kQueries;  // else it only copies
+  const Memory memory{dynamic_shared<char>() + group * Memory::kBytes};
   const auto copy_block = [&](int b) {
-    copy_rows<Tile, LayoutK, Tile::kStageKeys, Tile::kHeadDim>(stage_k(b), key, batch, head,
-                                                               b * Tile::kBlockKeys, Tile::kKeys);
-    copy_rows<Tile, LayoutV, Tile::kStageKeys, Tile::kValueDim>(stage_v(b), value, batch, head,
-                                                                b * Tile::kBlockKeys, Tile::kKeys);
+    copy_rows<Tile, LayoutK, Tile::kStageKeys, Tile::kHeadDim, Tile::kKeys>(
+        memory.k(b), key, batch, head, b * Tile::kBlockKeys);
+    copy_rows<Tile, LayoutV, Tile::kStageKeys, Tile::kValueDim, Tile::kKeys>(
+        memory.v(b), value, batch, head, b * Tile::kBlockKeys);
   };
-
+  const WarpScores<Tile, Terms> warp_scores{terms,     memory,      head,
+                                            first_row, first_query, terms.scale_of(head)};
+  if constexpr (Terms::kRegions) {
+    for (int i = mine; i < Tile::kPaddedKeys; i += Tile::kGroupThreads) {
+      memory.labels()[i] = terms.regions.of(batch)[minimum(i, Tile::kKeys - 1)];
+    }
+  }
   wait_for_previous_kernel();
   AttentionRows<Tile> rows;
   rows.clear();
@@ -223,70 +291,61 @@ attention_kernel(int heads, Query query, Key key, Value value, Bias bias, Output
   const auto use_block = [&](int b, auto tiles, auto last) {
     constexpr int kTiles = decltype(tiles)::value;
     constexpr bool kLast = decltype(last)::value;
+    const int first_key = b * Tile::kBlockKeys;
     float scores[kTiles][4];
+    const BiasOfLane<typename Terms::Bias, kTiles> bias(
+        terms.bias, head, active ? first_query / 16 : 0, first_key / 16);
     if constexpr (Tile::kAsyncCopies) async_copy_wait<1>();  // K of block b
     sync_block();  // and everyone is done with block b - 1
     if constexpr (!kLast) copy_block(b + 1);
-    if (active) {
-      query_times_key<Policy, LayoutK>(scores, q, first_row, stage_k(b));
-      VITC_UNROLL
-      for (int j = 0; j < kTiles; ++j) {
-        const int first_key = b * Tile::kBlockKeys + j * 8 + lane() % 4 * 2;
-        VITC_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          float two[2] = {0, 0};
-          if constexpr (Bias::kPresent) {
-            const int row =
-                minimum(first_query + first_row + half * 8 + lane() / 4, Tile::kQueries - 1);
-            bias(two, batch, head, row, first_key);
-          }
-          VITC_UNROLL
-          for (int e = 0; e < 2; ++e) {
-            float score = fmaf(scores[j][2 * half + e], scale_log2, two[e] * kLog2E);
-            if constexpr (kLast) score = first_key + e < Tile::kKeys ? score : -INFINITY;
-            scores[j][2 * half + e] = score;
-          }
-        }
+    if constexpr (Terms::kCosine) {
+      using S = typename Tile::Storage;
+      if (b == 0 && mine < Tile::kRows) {
+        memory.query_norms()[mine] = inverse_norm<S, LayoutK>(memory.q, mine, terms.eps);
       }
+      for (int i = mine; i < Tile::kStageKeys; i += Tile::kGroupThreads) {
+        memory.key_norms()[i] = inverse_norm<S, LayoutK>(memory.k(b), i, terms.eps);
+      }
+      sync_block();
+    }
+    if (active) {
+      query_times_key<Policy, LayoutK>(scores, memory.q, first_row, memory.k(b));
+      warp_scores.template finish<kLast>(scores, first_key, bias);
       rows.softmax(scores);
     }
     if constexpr (Tile::kAsyncCopies) {
       async_copy_wait<kLast ? 0 : 2>();  // V of block b
       sync_block();
     }
-    if (active) weights_times_value<Policy, LayoutV>(rows.out, scores, stage_v(b));
+    if (active) weights_times_value<Policy, LayoutV>(rows.out, scores, memory.v(b));
   };
 
-  copy_rows<Tile, LayoutK, Tile::kRows, Tile::kHeadDim>(q, query, batch, head, first_query,
-                                                        Tile::kQueries);
+  copy_rows<Tile, LayoutK, Tile::kRows, Tile::kHeadDim, Tile::kQueries>(memory.q, query, batch,
+                                                                        head, group_query);
   copy_block(0);
   VITC_NO_UNROLL
   for (int b = 0; b < Tile::kBlocks - 1; ++b) use_block(b, Int<Tile::kBlockKeys / 8>{}, Int<0>{});
-  use_block(Tile::kBlocks - 1, Int<Tile::kTail / 8>{}, Int<1>{});
+  use_block(Tile::kBlocks - 1, Int<Tile::kTailTiles>{}, Int<1>{});
 
+  int at[2];
   VITC_UNROLL
   for (int half = 0; half < 2; ++half) {
-    const float total = warp_sum<4>(rows.sum[half]);
-    const float inverse = 1.f / total;
-    const int row = first_query + first_row + half * 8 + lane() / 4;
-    VITC_UNROLL
-    for (int n = 0; n < AttentionRows<Tile>::kOut; ++n) {
-      const int column = n * 8 + lane() % 4 * 2;
-      float v[2] = {rows.out[n][2 * half] * inverse, rows.out[n][2 * half + 1] * inverse};
-      if (row < Tile::kQueries && column < Tile::kValueDim) output(batch, head, row, column, v);
-    }
+    const int row = first_query + half * 8 + lane() / 4;
+    at[half] = exists && row < Tile::kQueries ? output.row(batch, row) : -1;
+    if (at[half] >= 0) at[half] += head * Output::kHead;
   }
+  rows.write(output, at);
 }
 
-// Launches the kernel for batch >= 1; `scale` multiplies Q K^T.
-template <class Tile, class Query, class Key, class Value, class Bias, class Output>
-int attention(const char* name, Stream stream, int batch, int heads, const Query& query,
-              const Key& key, const Value& value, const Bias& bias, const Output& output,
-              float scale) {
-  const unsigned blocks = unsigned(batch) * unsigned(heads) * unsigned(Tile::kQueryTiles);
-  return launch({name, Dim3(blocks), Tile::kThreads, size_t(Tile::kSharedBytes), stream},
-                attention_kernel<Tile, Query, Key, Value, Bias, Output>, heads, query, key, value,
-                bias, output, scale * 1.44269504088896341f);
+// Launches the kernel for `batches` >= 1 entries of kHeads heads.
+template <class Tile, int kHeads, class Query, class Key, class Value, class Terms, class Output>
+int attention(const char* name, Stream stream, int batches, const Query& query, const Key& key,
+              const Value& value, const Terms& terms, const Output& output) {
+  const int blocks = divide_up(batches * kHeads, Tile::kGroups) * Tile::kQueryTiles;
+  constexpr size_t kShared = Tile::kGroups * GroupMemory<Tile, Terms>::kBytes;
+  return launch({name, Dim3(unsigned(blocks)), Tile::kThreads, kShared, stream},
+                attention_kernel<Tile, kHeads, Query, Key, Value, Terms, Output>, batches, query,
+                key, value, terms, output);
 }
 
 }  // namespace vitc::gpu

@@ -11,7 +11,8 @@ namespace vitc::gpu {
 
 // ---- scores = Q K^T
 // --------------------------------------------------------------------------------------- q: tile
-// of query rows, this warp's at first_row; k: tile of key rows, tiles of 8 keys from its begin.
+// of query rows, this warp's at first_row; k: tile of key rows, tiles of 8 keys from its begin,
+// rows of a whole number of pairs of tiles.
 template <class Policy, class Layout, int kTiles>
 VITC_DEVICE void query_times_key(float (&scores)[kTiles][4], const char* q, int first_row,
                                  const char* k) {
@@ -33,7 +34,7 @@ VITC_DEVICE void query_times_key(float (&scores)[kTiles][4], const char* q, int 
       for (int j = 0; j < kTiles; j += 2) {  // matrices: both chunks of tile j, then of tile j + 1
         ldmatrix_x4(r, k + Layout::offset((j + l / 16) * 8 + l % 8, chunk + l / 8 % 2));
         Policy::multiply(scores[j], a, Policy::make_b(r[0], r[1]));
-        Policy::multiply(scores[j + 1], a, Policy::make_b(r[2], r[3]));
+        if (j + 1 < kTiles) Policy::multiply(scores[j + 1], a, Policy::make_b(r[2], r[3]));
       }
     }
   } else {
@@ -75,9 +76,11 @@ VITC_DEVICE void weights_times_value_16(float (&out)[kOut][4], const float (&p)[
   const int l = lane();
   VITC_UNROLL
   for (int j = 0; j < kTiles; j += 2) {
-    const uint32_t packed[4] = {pack<T>(p[j][0], p[j][1]), pack<T>(p[j][2], p[j][3]),
-                                pack<T>(p[j + 1][0], p[j + 1][1]),
-                                pack<T>(p[j + 1][2], p[j + 1][3])};
+    uint32_t packed[4] = {pack<T>(p[j][0], p[j][1]), pack<T>(p[j][2], p[j][3]), 0, 0};
+    if (j + 1 < kTiles) {
+      packed[2] = pack<T>(p[j + 1][0], p[j + 1][1]);
+      packed[3] = pack<T>(p[j + 1][2], p[j + 1][3]);
+    }
     const auto a = Policy::make_a(packed);
     VITC_UNROLL
     for (int n = 0; n < kOut; n += 2) {  // matrices: 16 keys of value tile n, then of tile n + 1

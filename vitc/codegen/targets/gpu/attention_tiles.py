@@ -1,0 +1,102 @@
+"""Blocks of the attention kernel: how many keys at once, warps a head, heads a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vitc.codegen.targets.gpu.device import Architecture
+
+ONE_PASS_KEYS = 256  # scores of a row that fit the registers of its lanes
+ONLINE_KEYS = (64, 48, 32, 16)  # a block of the online form, best first
+THREE_PRODUCTS_KEYS = 48  # the same two for Tf32x3, whose products take registers of their own
+BLOCK_WARPS = 4  # of a block, which several short sequences share
+
+
+@dataclass(frozen=True)
+class AttentionTile:
+    """Template arguments of AttentionTile in vitc/gpu/attention.cuh.
+
+    extra: bytes a group needs beside its tiles, for labels and norms, at most.
+    """
+
+    policy: str
+    itemsize: int
+    queries: int
+    keys: int
+    depth: int
+    value: int
+    block_keys: int
+    warps: int
+    groups: int
+    async_copies: bool
+    extra: int = 0
+
+    @property
+    def cpp(self) -> str:
+        sizes = (self.queries, self.keys, self.depth, self.value, self.block_keys)
+        numbers = ", ".join(map(str, (*sizes, self.warps, self.groups)))
+        return f"{self.policy}, {numbers}, {'true' if self.async_copies else 'false'}"
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory, as GroupMemory counts them (a row is at least 32 bytes)."""
+        stages = 1 if self.keys <= self.block_keys else 2
+        row = -(-(self.depth * self.itemsize) // 32) * 32
+        value = -(-self.value // 16) * 16 * self.itemsize
+        tiles = 16 * self.warps * row + stages * self.block_keys * (row + value)
+        return self.groups * (-(-(tiles + self.extra) // 128) * 128)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One attention as its tiles see it; labels, norms: whether those lie in shared memory."""
+
+    queries: int
+    keys: int
+    depth: int
+    value: int
+    labels: bool
+    norms: bool
+
+
+def choose_tile(
+    arch: Architecture, policy: str, itemsize: int, problem: Problem
+) -> AttentionTile | None:
+    """One pass where registers and shared memory allow it, else the widest online form."""
+    for warps, groups in _groupings(problem.queries):
+        for block in _blocks(policy, problem.keys):
+            labels = 4 * (problem.keys + 15) if problem.labels else 0
+            norms = 4 * (16 * warps + block) if problem.norms else 0
+            tile = AttentionTile(
+                policy=policy,
+                itemsize=itemsize,
+                queries=problem.queries,
+                keys=problem.keys,
+                depth=problem.depth,
+                value=problem.value,
+                block_keys=block,
+                warps=warps,
+                groups=groups,
+                async_copies=arch.async_copies,
+                extra=labels + norms,
+            )
+            if tile.shared <= arch.shared_bytes:
+                return tile
+    return None
+
+
+def _groupings(queries: int) -> Iterator[tuple[int, int]]:
+    """(warps a head, heads a block), best first: no warp without rows, and four a block."""
+    tiles = -(-queries // 16)
+    most = min(tiles, BLOCK_WARPS)
+    best = min(range(most, 0, -1), key=lambda warps: -tiles % warps if warps > 1 else most)
+    yield best, max(1, BLOCK_WARPS // best)
+    yield from ((warps, 1) for warps in (4, 2, 1) if warps <= best)
+
+
+def _blocks(policy: str, keys: int) -> list[int]:
+    """Numbers of keys that a block may hold at once, best first."""
+    most = THREE_PRODUCTS_KEYS if policy == "Tf32x3" else ONE_PASS_KEYS
+    one_pass = [-(-keys // 16) * 16] if keys <= most else []
+    return one_pass + [block for block in ONLINE_KEYS if block <= most]
