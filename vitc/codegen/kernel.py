@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from vitc.codegen.records import Choice
 from vitc.codegen.sources import Source
 from vitc.codegen.toolchain import Language
 from vitc.ir.builder import Builder, Value
@@ -115,6 +116,14 @@ class Kernel(ABC):
     def in_place(self, call: KernelCall) -> tuple[int, ...]:
         """Inputs whose memory the first output may reuse when nobody reads them afterwards."""
         return ()
+
+    def choice(self, site: Site, batch: int) -> Choice | None:
+        """What there is to choose at this site for `batch`, for a tuner; None where nothing is."""
+        return None
+
+    def render_choice(self, call: KernelCall, name: str) -> Rendered:
+        """The kernel's text with the configuration of its choice called `name`, at all batches."""
+        raise NotImplementedError(f"{self.name} has nothing to choose")
 
     @abstractmethod
     def render(self, call: KernelCall) -> Rendered:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from vitc.codegen.access import row_count, run_access
 from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
+from vitc.codegen.records import Choice, fastest
 from vitc.codegen.render import render
 from vitc.codegen.steps import aliasable, readable_step
 from vitc.codegen.targets.gpu.device import Architecture, Tuning
@@ -35,6 +36,11 @@ class Tile:
     def slice(self) -> int:
         return self.columns // self.warps_n
 
+    @property
+    def name(self) -> str:
+        deep = "d" if self.deep else ""
+        return f"{self.rows}x{self.columns}w{self.warps_m}x{self.warps_n}s{self.stages}{deep}"
+
     def depth(self, itemsize: int) -> int:
         return (128 if self.deep else 64) // itemsize
 
@@ -49,6 +55,8 @@ class Tile:
         sizes = (self.rows, self.columns, depth, self.warps_m, self.warps_n, stages)
         return f"{arch.policy(dtype)}, {', '.join(map(str, sizes))}, {copies}"
 
+
+_HEADERS = ("gpu/gemm.cuh",)
 
 # Writers of statistics take the tiles whose warps are as wide as the target's statistics.
 TILES = (
@@ -115,11 +123,30 @@ class GpuGemm(GpuKernel):
         return aliasable(call, first_step_operand=2)
 
     def render(self, call: KernelCall) -> Rendered:
-        op, site = call.site.op, call.site
-        assert isinstance(op, Fused)
-        result, dtype = site.results[0].shape, site.inputs[1].dtype
+        site, op = call.site, _fused(call.site)
+        k = per_image(site.inputs[0].shape[-1:])
+        dtype, result = site.inputs[1].dtype, site.results[0].shape
+        kinds = tuple(step.kind for step in op.steps)
+        configs = choose_configs(self.tuning, dtype, result, k, op.stats, kinds)
+        return self.render_with(call, configs)
+
+    def choice(self, site: Site, batch: int) -> Choice:
+        op, result = _fused(site), site.results[0].shape
         n, k = per_image(result[-1:]), per_image(site.inputs[0].shape[-1:])
-        configs = choose_configs(self.tuning, dtype, result, k, op.stats)
+        kinds = tuple(step.kind for step in op.steps)
+        dtype = site.inputs[1].dtype
+        return tile_choice(self.tuning.arch, dtype, rows_at(result, batch), n, k, op.stats, kinds)
+
+    def render_choice(self, call: KernelCall, name: str) -> Rendered:
+        arch, dtype = self.tuning.arch, call.site.inputs[1].dtype
+        tile = tiles_of(arch, dtype)[name]
+        return self.render_with(call, (Config(tile.cpp(arch, dtype), self.tuning.batches[-1]),))
+
+    def render_with(self, call: KernelCall, configs: tuple[Config, ...]) -> Rendered:
+        """The kernel's text with these tiles, each up to a batch."""
+        op, site = _fused(call.site), call.site
+        result = site.results[0].shape
+        n, k = per_image(result[-1:]), per_image(site.inputs[0].shape[-1:])
         params = GemmParams(
             label=f"gemm {n}x{k}",
             m=row_total(result),
@@ -133,15 +160,35 @@ class GpuGemm(GpuKernel):
         return Rendered(text, "; ".join(config.tile for config in configs))
 
 
+def _fused(site: Site) -> Fused:
+    assert isinstance(site.op, Fused)
+    return site.op
+
+
 def choose_configs(
-    tuning: Tuning, dtype: DType, result: Shape, k: int, stats: int
+    tuning: Tuning,
+    dtype: DType,
+    result: Shape,
+    k: int,
+    stats: int,
+    steps: tuple[str, ...] | None = None,
 ) -> tuple[Config, ...]:
-    """The tile for each batch of the tuning; neighbours that agree are one."""
+    """The tile for each batch of the tuning; neighbours that agree are one. steps: kinds of the
+    fused steps, by which records of times are found; None chooses by the model alone.
+    """
     arch, n = tuning.arch, per_image(result[-1:])
-    rows, batched = row_count(result)
-    chosen = [
-        choose_tile(arch, dtype, rows * (batch if batched else 1), n, k, stats)
+    tiles = tiles_of(arch, dtype)
+    choices = [
+        tile_choice(arch, dtype, rows_at(result, batch), n, k, stats, steps or ())
         for batch in tuning.batches
+    ]
+    chosen = [
+        next(
+            tiles[name]
+            for name in (*(fastest(choice) if steps is not None else ()), *choice.names)
+            if name in choice.names
+        )
+        for choice in choices
     ]
     return tuple(
         Config(tile.cpp(arch, dtype), tuning.up_to(i))
@@ -150,17 +197,29 @@ def choose_configs(
     )
 
 
-def choose_tile(arch: Architecture, dtype: DType, m: int, n: int, k: int, stats: int) -> Tile:
-    """The tile with the least estimated time."""
+def rows_at(result: Shape, batch: int) -> int:
+    """Rows of a product's result at a batch."""
+    rows, batched = row_count(result)
+    return rows * (batch if batched else 1)
+
+
+def tiles_of(arch: Architecture, dtype: DType) -> dict[str, Tile]:
+    """The tiles that an architecture has shared memory for, by name."""
     # Three products a pair leave no registers for the fragments of a deep step.
     shallow = arch.policy(dtype) == "Tf32x3"
-    tiles = [replace(tile, deep=False) for tile in TILES] if shallow else TILES
-    fitting = [
-        tile
-        for tile in tiles
-        if (not stats or tile.slice == stats) and tile.shared_bytes(arch) <= arch.shared_bytes
-    ]
-    return min(fitting, key=lambda tile: cost(arch, dtype, tile, m, n, k))
+    tiles = (replace(tile, deep=False) for tile in TILES) if shallow else TILES
+    return {tile.name: tile for tile in tiles if tile.shared_bytes(arch) <= arch.shared_bytes}
+
+
+def tile_choice(
+    arch: Architecture, dtype: DType, m: int, n: int, k: int, stats: int, steps: tuple[str, ...]
+) -> Choice:
+    """The tiles that can emit the statistics, by estimated time."""
+    tiles = tiles_of(arch, dtype)
+    fitting = [name for name, tile in tiles.items() if not stats or tile.slice == stats]
+    fitting.sort(key=lambda name: cost(arch, dtype, tiles[name], m, n, k))
+    problem = f"{dtype.short} {n}x{k} [{','.join(steps)}] stats={stats}"
+    return Choice(arch.name, "gemm", _HEADERS, problem, m, tuple(fitting))
 
 
 def cost(arch: Architecture, dtype: DType, tile: Tile, m: int, n: int, k: int) -> float:

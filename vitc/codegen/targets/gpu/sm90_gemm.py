@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from vitc.codegen.access import row_access, row_count
 from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
+from vitc.codegen.records import Choice
 from vitc.codegen.render import render
 from vitc.codegen.steps import aliasable, readable_step
 from vitc.codegen.targets.gpu.epilogue import (
@@ -18,7 +19,7 @@ from vitc.codegen.targets.gpu.epilogue import (
     writable,
 )
 from vitc.codegen.targets.gpu.kernel import GpuKernel
-from vitc.codegen.targets.gpu.sm90_tiles import Problem, Tile, choose_tile
+from vitc.codegen.targets.gpu.sm90_tiles import Problem, Tile, choose_tile, tile_choice, tile_named
 from vitc.codegen.targets.gpu.sources import row_total
 from vitc.ir.builder import Builder, Value
 from vitc.ir.op import Op
@@ -95,6 +96,12 @@ class Sm90Gemm(GpuKernel):
 
     def render(self, call: KernelCall) -> Rendered:
         return self.render_with(call, self.choose(call.site))
+
+    def choice(self, site: Site, batch: int) -> Choice:
+        return tile_choice(problem(site, batch), self.tuning.arch.multiprocessors)
+
+    def render_choice(self, call: KernelCall, name: str) -> Rendered:
+        return self.render_with(call, [(tile_named(name), self.tuning.batches[-1])])
 
     def choose(self, site: Site) -> list[tuple[Tile, int]]:
         """(tile, largest batch) for each batch of the tuning; neighbours that agree are one."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import cache
-from math import ceil, log
-from pathlib import Path
-from typing import Any
+from math import ceil
 
+from vitc.codegen.records import Choice, fastest
 from vitc.ir.types import DType
 
-_RECORDS = Path(__file__).parent / "records"
+_HEADERS = ("gpu/sm90/gemm.cuh", "gpu/sm90/split_gemm.cuh")
 _SHARED_BYTES = 227 << 10  # of a block
 
 
@@ -140,11 +137,21 @@ TILES: tuple[Tile, ...] = (
 def choose_tile(problem: Problem, multiprocessors: int) -> Tile:
     """The tile measured fastest for the problem, or else the one with the least estimated time."""
     tiles = {tile.name: tile for tile in TILES if tile.takes(problem)}
-    for name in recorded(problem):
-        if name in tiles:
-            return tiles[name]
-    suited = [tile for tile in tiles.values() if suits(tile, problem.m)]
-    return min(suited, key=lambda tile: cost(tile, problem, multiprocessors))
+    choice = tile_choice(problem, multiprocessors)
+    return next(tiles[name] for name in (*fastest(choice), *choice.names) if name in tiles)
+
+
+def tile_choice(problem: Problem, multiprocessors: int) -> Choice:
+    """The tiles that suit the problem, by estimated time."""
+    suited = [tile for tile in TILES if tile.takes(problem) and suits(tile, problem.m)]
+    suited.sort(key=lambda tile: cost(tile, problem, multiprocessors))
+    names = tuple(tile.name for tile in suited)
+    return Choice("sm_90a", "sm90_gemm", _HEADERS, problem.key, problem.m, names)
+
+
+def tile_named(name: str) -> Tile:
+    """Raises StopIteration for an unknown name."""
+    return next(tile for tile in TILES if tile.name == name)
 
 
 def suits(tile: Tile, m: int) -> bool:
@@ -152,30 +159,6 @@ def suits(tile: Tile, m: int) -> bool:
     if isinstance(tile, SplitTile):
         return m < 2000
     return m >= 4000 or (m >= 500 and tile.tile_rows <= m // 4 and tile.cluster == 1)
-
-
-# A record speaks for row counts up to this ratio away: waves of tiles change beyond it.
-_REACH = 1.15
-
-
-def recorded(problem: Problem) -> list[str]:
-    """Tiles by measured time, fastest first, at the recorded row count nearest to the problem's."""
-    best, found = log(_REACH), dict[str, float]()
-    for m, times in _records().get(problem.key, ()):
-        distance = abs(log(m / problem.m))
-        if distance <= best:
-            best, found = distance, times
-    return sorted(found, key=lambda name: found[name])
-
-
-@cache
-def _records() -> dict[str, list[tuple[int, dict[str, float]]]]:
-    records: dict[str, list[tuple[int, dict[str, float]]]] = {}
-    for path in sorted(_RECORDS.glob("*.json")):
-        data: dict[str, Any] = json.loads(path.read_text())
-        for entry in data["problems"]:
-            records.setdefault(entry["problem"], []).append((entry["m"], entry["us"]))
-    return records
 
 
 def cost(tile: Tile, problem: Problem, multiprocessors: int) -> float:
