@@ -83,13 +83,14 @@ graph window_attention(%x: f32[B,8,6,72], %y: f32[B,7,5,72]) {
   %c = attention(%q, %k, %v, %bias, %regions, %factors) {bias=true, regions=true, factors=true, cosine=1e-12}
   %cm = move(%c) {map=map([4B,3,12,8], permute([0,2,1,3]), reshape([B,2,2,4,3,24]), permute([0,1,3,2,4,5]), reshape([B,8,6,24]))}
   %n = attention(%q, %k, %v, %factors) {factors=true, cosine=1e-12}
+  %nm = move(%n) {map=map([4B,3,12,8], reshape([B,4,3,12,8]))}
   %wy = move(%y) {map=map([B,7,5,72], pad(1,0,1), pad(2,0,1), reshape([B,2,4,2,3,72]), permute([0,1,3,2,4,5]), reshape([4B,12,3,3,8]), permute([2,0,3,1,4]))}
   %qy = move(%wy) {map=map([3,4B,3,12,8], slice(0,0,1,1), reshape([4B,3,12,8]))}
   %ky = move(%wy) {map=map([3,4B,3,12,8], slice(0,1,2,1), reshape([4B,3,12,8]))}
   %vy = move(%wy) {map=map([3,4B,3,12,8], slice(0,2,3,1), reshape([4B,3,12,8]))}
   %p = attention(%qy, %ky, %vy, %bias) {scale=0.35, bias=true}
   %pm = move(%p) {map=map([4B,3,12,8], permute([0,2,1,3]), reshape([B,2,2,4,3,24]), permute([0,1,3,2,4,5]), reshape([B,8,6,24]), slice(1,0,7,1), slice(2,0,5,1))}
-  return %am, %cm, %n, %pm
+  return %am, %cm, %nm, %pm
 }""",
     "levit_attention": """
 graph levit_attention(%x: f32[B,16,192], %y: f32[B,9,32]) {

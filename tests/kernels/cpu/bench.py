@@ -1,4 +1,4 @@
-"""Times the GEMMs (with their epilogue) and the attention of ViT-B against torch on this machine.
+"""Times GEMMs and attentions of ViT-B, Swin-T and LeViT-256 against torch on this machine.
 
 `python tests/kernels/cpu/bench.py [threads]`. The two sides alternate, so that disturbances hit
 both; the best and the median of many rounds are printed. With one thread CPU time is measured,
@@ -44,12 +44,29 @@ extern "C" uint64_t VITC_SYMBOL(fn_scratch)(int t) { return Kernel::scratch(t); 
 ATTENTION = """
 #include "vitc/cpu/attention.h"
 using namespace vitc;
-using Kernel = Attention<TYPE, 12, 197, 197, 64, 64>;
-constexpr int64_t kRow = 3 * 768, kImage = 197 * kRow;
+template <int64_t kStride>
+struct Packed {
+  static constexpr int64_t kHead = DEPTH;
+  static int64_t row(int64_t b, int64_t n) { return (b * TOKENS + n) * kStride; }
+};
+struct Shape {
+  static constexpr int64_t kHeads = HEADS, kQueries = TOKENS, kKeys = TOKENS;
+  static constexpr int64_t kDim = DEPTH, kValueDim = DEPTH;
+  static constexpr float kScale = 0.125f, kApart = 0, kEps = 0;
+  using Query = Packed<3 * HEADS * DEPTH>;
+  using Key = Query;
+  using Value = Query;
+  using Out = Packed<HEADS * DEPTH>;
+  static constexpr bool kBias = BIASED, kFactors = false, kCosine = false;
+  static constexpr int64_t kBiasHead = TOKENS * TOKENS, kBiasRow = TOKENS, kWindows = 0;
+  static int64_t bias_image(int64_t) { return 0; }
+  static VITC_INLINE Vec finish(Vec x) { return x; }
+};
+using Kernel = Attention<TYPE, Shape>;
 extern "C" int VITC_SYMBOL(fn)(const Call& c) {
   const TYPE* x = arg<const TYPE>(c, 0);
-  return Kernel::run(c, {x, kImage, 64, kRow}, {x + 768, kImage, 64, kRow},
-                     {x + 1536, kImage, 64, kRow}, {arg<TYPE>(c, 1), 197 * 768, 64, 768}, 0.125f);
+  return Kernel::run(c, c.batch, x, x + HEADS * DEPTH, x + 2 * HEADS * DEPTH, arg<TYPE>(c, 1),
+                     arg<const float>(c, 2), nullptr, nullptr);
 }
 extern "C" uint64_t VITC_SYMBOL(fn_scratch)(int t) { return Kernel::scratch(t); }
 """
@@ -102,19 +119,33 @@ def gemm(isa: str, dtype: str, m: int, n: int, k: int, step: str, threads: int) 
     executor.close()
 
 
-def attention(isa: str, dtype: str, batch: int, threads: int) -> None:
-    library = h.KernelLibrary(ATTENTION, ["fn"], isa, (f"-DTYPE={dtype}",))
-    x = np.random.default_rng(0).standard_normal((batch, 197, 3, 12, 64)).astype(np.float32)
-    args = [h.cast(x, dtype), h.empty((batch, 197, 768), dtype)]
+def attention(
+    isa: str,
+    dtype: str,
+    batch: int,
+    heads: int,
+    tokens: int,
+    depth: int,
+    biased: bool,
+    threads: int,
+) -> None:
+    sizes = {"HEADS": heads, "TOKENS": tokens, "DEPTH": depth, "BIASED": int(biased)}
+    flags = (f"-DTYPE={dtype}", *(f"-D{name}={size}" for name, size in sizes.items()))
+    library = h.KernelLibrary(ATTENTION, ["fn"], isa, flags)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, tokens, 3, heads, depth)).astype(np.float32)
+    bias = rng.standard_normal((heads, tokens, tokens)).astype(np.float32) if biased else None
+    args = [h.cast(x, dtype), h.empty((batch, tokens, heads * depth), dtype), bias]
     executor = h.Executor(library, threads)
     kind = torch.float32 if dtype == "float" else torch.bfloat16
     q, k, v = torch.tensor(x).to(kind).permute(2, 0, 3, 1, 4).unbind(0)
+    mask = None if bias is None else torch.tensor(bias)[None].to(kind)
     clock = time.thread_time if threads == 1 else time.perf_counter
-    label = f"attention {isa} {dtype} B={batch} H=12 N=197 d=64"
-    flops = 4.0 * batch * 12 * 197 * 197 * 64
+    label = f"attention {isa} {dtype} B={batch} H={heads} N={tokens} d={depth}"
+    flops = 4.0 * batch * heads * tokens * tokens * depth
     compare(
-        label, flops, clock, lambda: executor.run("fn", args, batch),
-        lambda: functional.scaled_dot_product_attention(q, k, v),
+        label + biased * " bias", flops, clock, lambda: executor.run("fn", args, batch),
+        lambda: functional.scaled_dot_product_attention(q, k, v, mask),
     )  # fmt: skip
     executor.close()
 
@@ -132,7 +163,9 @@ def main() -> None:
                 for m in (197, 1576):
                     gemm(isa, dtype, m, n, k, step, threads)
             for batch in (1, 8):
-                attention(isa, dtype, batch, threads)
+                attention(isa, dtype, batch, 12, 197, 64, False, threads)
+            attention(isa, dtype, 64, 3, 49, 32, True, threads)  # Swin-T's first stage
+            attention(isa, dtype, 1, 4, 196, 32, True, threads)  # LeViT-256's
 
 
 if __name__ == "__main__":

@@ -10,8 +10,36 @@ namespace vitc {
 inline namespace VITC_ISA {
 namespace {
 
-using Kernel = Attention<float, /*heads*/ 2, /*queries*/ 37, /*keys*/ 37,
-                         /*d*/ 32, /*dv*/ 32>;
+struct Shape {
+  static constexpr int64_t kHeads = 2, kQueries = 37, kKeys = 37;
+  static constexpr int64_t kDim = 32, kValueDim = 32;
+  static constexpr float kScale = 0.177f;
+  struct Query {
+    static constexpr int64_t kHead = 32;
+    static VITC_INLINE int64_t row([[maybe_unused]] int64_t b, [[maybe_unused]] int64_t n) {
+      return b * 7104 + n * 192;
+    }
+  };
+  using Key = Query;
+  using Value = Query;
+  struct Out {
+    static constexpr int64_t kHead = 32;
+    static VITC_INLINE int64_t row([[maybe_unused]] int64_t b, [[maybe_unused]] int64_t n) {
+      return b * 2368 + n * 64;
+    }
+  };
+  static constexpr bool kBias = false;
+  static constexpr int64_t kBiasHead = 0, kBiasRow = 0;
+  static VITC_INLINE int64_t bias_image([[maybe_unused]] int64_t b) { return 0; }
+  static constexpr int64_t kWindows = 0;
+  static constexpr float kApart = -100.0f;
+  static constexpr bool kFactors = false, kCosine = false;
+  static constexpr float kEps = 0;
+  static VITC_INLINE Vec finish(Vec x) {
+    return x;
+  }
+};
+using Kernel = Attention<float, Shape>;
 
 }  // namespace
 }  // namespace VITC_ISA
@@ -19,7 +47,7 @@ using Kernel = Attention<float, /*heads*/ 2, /*queries*/ 37, /*keys*/ 37,
 
 extern "C" int VITC_SYMBOL(VITC_KERNEL)(const vitc::Call& call) {
   using namespace vitc;
-  return Kernel::run(call, {arg<const float>(call, 0), 7104, 32, 192}, {arg<const float>(call, 1) + 64, 7104, 32, 192}, {arg<const float>(call, 2) + 128, 7104, 32, 192}, {arg<float>(call, 3), 2368, 32, 64}, 0.177f, {});
+  return Kernel::run(call, call.batch * 1, arg<const float>(call, 0), arg<const float>(call, 1) + 64, arg<const float>(call, 2) + 128, arg<float>(call, 3), nullptr, nullptr, nullptr);
 }
 extern "C" uint64_t VITC_SYMBOL(VITC_KERNEL_scratch)(int threads) {
   return vitc::Kernel::scratch(threads);

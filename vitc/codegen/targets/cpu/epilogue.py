@@ -89,13 +89,21 @@ def writable(operand: Operand, result: Shape) -> bool:
 def refusal(site: Site) -> str | None:
     """Why the steps of the site cannot be rendered, or None."""
     assert isinstance(site.op, Fused)
-    known = {*_UNARY_TEXT, *_BINARY_TEXT, *_CONSTANT_TEXT, "row_rstd"}
     for step in site.op.steps:
-        if step.kind not in known and not (step.kind == "pow" and step.values[0] == 2.0):
+        if step.kind not in {*_BINARY_TEXT, "row_rstd"} and lone_step(step) is None:
             return f"step {step} has no form on the CPU"
     runtime = [t for t, const in zip(site.inputs, site.constant, strict=True) if not const]
     bad = [type_ for type_ in (*runtime, *site.results) if type_.dtype not in C_TYPES]
     return f"{bad[0]} is neither float32 nor bfloat16" if bad else None
+
+
+def lone_step(step: Step) -> str | None:
+    """The C++ statement of a step without an operand; None when it has one, or has no form."""
+    if step.kind == "pow" and step.values[0] == 2.0:
+        return "x = x * x;"
+    if step.kind in _CONSTANT_TEXT:
+        return f"x = {_CONSTANT_TEXT[step.kind].format(c=float_text(step.values[0]))};"
+    return f"x = {_UNARY_TEXT[step.kind]};" if step.kind in _UNARY_TEXT else None
 
 
 def render_epilogue(
@@ -126,15 +134,10 @@ def render_epilogue(
 def _step(
     writer: _Writer, number: int, step: Step, inputs: tuple[Operand, ...], result: Shape
 ) -> None:
-    if step.kind in _UNARY_TEXT:
-        writer.lines.append(f"x = {_UNARY_TEXT[step.kind]};")
-        return
     if step.operand is None:
-        if step.kind == "pow":
-            writer.lines.append("x = x * x;")
-            return
-        text = _CONSTANT_TEXT[step.kind].format(c=float_text(step.values[0]))
-        writer.lines.append(f"x = {text};")
+        line = lone_step(step)
+        assert line is not None, step  # `refusal` was asked
+        writer.lines.append(line)
         return
     operand = inputs[step.operand]
     if step.kind == "row_rstd":

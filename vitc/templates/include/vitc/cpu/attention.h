@@ -1,7 +1,9 @@
-// out = softmax(scale * q k^T + bias) v, per image and head, with all of a row of scores at once.
+// out = f(softmax(scale * q k^T + bias) v) per image (or window) and head, with all of a row of
+// scores at once.
 //
-// A worker packs the K and V of a head into panels, once, and then takes blocks of query rows: a
-// few tiles of scores stay in L1/L2 between the two products. All arithmetic is float32.
+// A worker works out where the rows of an image lie, once, packs the K and V of a head into panels,
+// once, and then takes blocks of query rows: the scores stay in L1 between the two products. All
+// arithmetic is float32.
 #pragma once
 #include "vitc/cpu/math.h"
 #include "vitc/cpu/pack.h"
@@ -11,24 +13,55 @@
 namespace vitc {
 inline namespace VITC_ISA {
 
-// A [batch, heads, rows, d] view: strides in elements, the last dimension is dense.
-template <class T>
-struct HeadView {
-  T* data;
-  int64_t batch, head, row;
-  VITC_INLINE T* at(int64_t b, int64_t h, int64_t n) const {
-    return data + b * batch + h * head + n * row;
-  }
-};
-
-template <class T, int64_t kHeads, int64_t kQueries, int64_t kKeys, int64_t kDim, int64_t kValueDim>
+// What a model decides about an attention is a struct S of constants, for example
+//   struct S {
+//     static constexpr int64_t kHeads = 3, kQueries = 49, kKeys = 49, kDim = 32, kValueDim = 32;
+//     static constexpr float kScale = 0.177f;
+//     // Element (b, h, n, d) of q is data[row(b, n) + h * kHead + d]; a row that is negative is
+//     all
+//     // zeros, and of the output is not stored.
+//     struct Query {
+//       static constexpr int64_t kHead = 32;
+//       static int64_t row(int64_t b, int64_t n) { return (b * 49 + n) * 288; }
+//     };
+//     using Key = Query;  // with a pointer of its own; equal rows are worked out once
+//     using Value = Query;
+//     struct Out { ... };
+//     // Score (b, h, n, key) gets bias[bias_image(b) + h * kBiasHead + n * kBiasRow + key].
+//     static constexpr bool kBias = true;
+//     static constexpr int64_t kBiasHead = 49 * 49, kBiasRow = 49;
+//     static int64_t bias_image(int64_t b) { return 0; }
+//     // Tokens of window b % kWindows whose regions differ get kApart; 0 windows: no regions.
+//     static constexpr int64_t kWindows = 0;
+//     static constexpr float kApart = -100;
+//     static constexpr bool kFactors = false;  // scores of head h are multiplied by factors[h]
+//     static constexpr bool kCosine = false;   // rows of q and k are divided by max(norm, kEps)
+//     static constexpr float kEps = 0;
+//     static Vec finish(Vec x) { return x; }  // f
+//   };
+template <class T, class S>
 struct Attention {
-  static constexpr int64_t kBlock = min_of<int64_t>(2 * kTileRows, round_up(kQueries, kSmallRows));
-  static constexpr int64_t kBlocks = ceil_div(kQueries, kBlock);
+  static constexpr int64_t kHeads = S::kHeads, kQueries = S::kQueries, kKeys = S::kKeys;
+  static constexpr int64_t kDim = S::kDim, kValueDim = S::kValueDim;
   static constexpr int64_t kKeyPanels = ceil_div(kKeys, kPanel);
   static constexpr int64_t kValuePanels = ceil_div(kValueDim, kPanel);
   static constexpr int64_t kQueryStride = packed_stride(kDim, sizeof(float));
   static constexpr int64_t kScoreStride = packed_stride(kKeyPanels * kPanel, sizeof(float));
+  // Rows of a block: all queries of a small window, else as many as leave their scores in L1.
+  static constexpr int64_t kScoreBytes = 24 * 1024;
+  static constexpr int64_t kBlock =
+      min_of<int64_t>(round_up(kQueries, kSmallRows),
+                      max_of<int64_t>(2, kScoreBytes / (kScoreStride * 4) / kTileRows) * kTileRows);
+  static constexpr int64_t kBlocks = ceil_div(kQueries, kBlock);
+
+  using Query = typename S::Query;
+  using Key = typename S::Key;
+  using Value = typename S::Value;
+  using Out = typename S::Out;
+  // Operands whose rows lie alike share a list of them.
+  static constexpr int kKeyRows = kSameType<Key, Query> ? 0 : 1;
+  static constexpr int kValueRows = kSameType<Value, Key> ? kKeyRows : 2;
+  static constexpr int64_t kMostRows = max_of(kQueries, kKeys);
 
   struct Worker {
     alignas(64) float keys[kKeyPanels * kDim * kPanel];
@@ -36,51 +69,109 @@ struct Attention {
     alignas(64) float queries[(kBlock + kTileRows) * kQueryStride];
     alignas(64) float scores[(kBlock + kTileRows) * kScoreStride];
     alignas(64) float tile[kTileRows * kPanel];
+    alignas(64) float key_scale[S::kCosine ? round_up(kKeys, 16) : 1];
+    alignas(64) float regions[S::kWindows ? round_up(kKeys, 16) : 1];
+    bool mixed;  // whether the window has more than one region
     float inverse[kBlock];
+    int64_t rows[3][kMostRows], out_rows[kQueries];
+    T zeros[max_of(kDim, kValueDim)];
   };
 
   static constexpr uint64_t scratch(int threads) {
     return uint64_t(threads) * (sizeof(TaskRange) + sizeof(Worker));
   }
 
-  // bias.data may be null; its strides may be 0.
-  static int run(const Call& call, HeadView<const T> q, HeadView<const T> k, HeadView<const T> v,
-                 HeadView<T> out, float scale, HeadView<const float> bias = {}) {
+  // images: windows count as such. bias, regions [kWindows, kKeys] and factors [kHeads] may be null
+  // where S does without.
+  static int run(const Call& call, int64_t images, const T* q, const T* k, const T* v, T* out,
+                 const float* bias, const int32_t* regions, const float* factors) {
     const int workers = call.exec->threads();
     TaskRange* ranges = static_cast<TaskRange*>(call.scratch);
     Worker* state = reinterpret_cast<Worker*>(ranges + workers);
-    split_tasks(ranges, call.batch * kHeads * kBlocks, workers);
+    split_tasks(ranges, images * kHeads * kBlocks, workers);
     parallel_for(call.exec, workers, [&](int64_t w, int) {
       Worker& worker = state[w];
-      int64_t packed = -1;
+      fill_zero(worker.zeros, max_of(kDim, kValueDim));
+      int64_t located = -1, packed = -1;
       for (int64_t task; (task = claim_task(ranges, w, workers)) >= 0;) {
         const int64_t item = task / kBlocks, b = item / kHeads, h = item % kHeads;
-        if (item != packed) {
-          pack_transposed<kDim>(k.at(b, h, 0), k.row, kKeys, worker.keys);
-          pack_straight<kValueDim>(v.at(b, h, 0), v.row, kKeys, worker.values);
-        }
+        if (b != located) locate(worker, b, regions);
+        located = b;
+        if (item != packed) pack(worker, k + h * Key::kHead, v + h * Value::kHead);
         packed = item;
         const int64_t first = task % kBlocks * kBlock;
         const int64_t rows = min_of(kBlock, kQueries - first);
-        score(worker, q.at(b, h, first), q.row, rows, scale);
-        soften(worker, bias.data ? bias.at(b, h, first) : nullptr, bias.row, rows);
-        mix(worker, out.at(b, h, first), out.row, rows);
+        score(worker, q + h * Query::kHead, first, rows, S::kFactors ? factors[h] : 1.f);
+        const float* added =
+            S::kBias ? bias + S::bias_image(b) + h * S::kBiasHead + first * S::kBiasRow : nullptr;
+        if (S::kWindows && worker.mixed)
+          soften<S::kWindows != 0>(worker, added, first, rows);
+        else
+          soften<false>(worker, added, first, rows);
+        mix(worker, out + h * Out::kHead, first, rows);
       }
     });
     return 0;
   }
 
  private:
-  // Exponentials are taken to base 2, so scale and bias are multiplied by log2(e).
+  // Exponentials are taken to base 2, so all that makes up scores is multiplied by log2(e).
   static constexpr float kLog2e = 1.44269504f;
 
+  // Finds the rows of image b, and the regions of its tokens.
+  [[gnu::noinline]] static void locate(Worker& worker, int64_t b, const int32_t* regions) {
+    const int64_t queries = kKeyRows == 0 ? kMostRows : kQueries;
+    for (int64_t n = 0; n < queries; ++n) worker.rows[0][n] = Query::row(b, n);
+    if (kKeyRows != 0)
+      for (int64_t n = 0; n < kKeys; ++n) worker.rows[kKeyRows][n] = Key::row(b, n);
+    if (kValueRows != kKeyRows)
+      for (int64_t n = 0; n < kKeys; ++n) worker.rows[kValueRows][n] = Value::row(b, n);
+    for (int64_t n = 0; n < kQueries; ++n) worker.out_rows[n] = Out::row(b, n);
+    if constexpr (S::kWindows != 0) {
+      const int32_t* own = regions + b % S::kWindows * kKeys;
+      worker.mixed = false;
+      for (int64_t n = 0; n < kKeys; ++n) {
+        worker.regions[n] = float(own[n]);
+        worker.mixed |= own[n] != own[0];
+      }
+    }
+  }
+
+  static VITC_INLINE const T* row_of(const Worker& worker, const T* data, int list, int64_t n) {
+    const int64_t row = worker.rows[list][n];
+    return row < 0 ? worker.zeros : data + row;
+  }
+
+  // 1 / max(norm, kEps)
+  static VITC_INLINE float inverse_norm(const T* row) {
+    Vec squares = Vec{};
+    for_lanes(kDim, [&](int64_t d, auto lanes) {
+      const Vec x = load(row + d, lanes);
+      squares = fma(x, x, squares);
+    });
+    const float total = sum(squares);
+    return total > S::kEps * S::kEps ? rsqrt(total) : 1.f / S::kEps;
+  }
+
+  [[gnu::noinline]] static void pack(Worker& worker, const T* k, const T* v) {
+    const auto key = [&](int64_t n) { return row_of(worker, k, kKeyRows, n); };
+    pack_transposed<kDim>(key, kKeys, worker.keys);
+    pack_straight<kValueDim>([&](int64_t n) { return row_of(worker, v, kValueRows, n); }, kKeys,
+                             worker.values);
+    if constexpr (S::kCosine)
+      for (int64_t n = 0; n < kKeys; ++n) worker.key_scale[n] = inverse_norm(key(n));
+  }
+
   // scores = scale * log2(e) * q k^T
-  [[gnu::noinline]] static void score(Worker& worker, const T* q, int64_t stride, int64_t rows,
-                                      float scale) {
+  [[gnu::noinline]] static void score(Worker& worker, const T* q, int64_t first, int64_t rows,
+                                      float factor) {
     for (int64_t i = 0; i < rows; ++i) {
+      const T* src = row_of(worker, q, 0, first + i);
       float* dst = worker.queries + i * kQueryStride;
+      float scale = S::kScale * kLog2e * factor;
+      if constexpr (S::kCosine) scale *= inverse_norm(src);
       for_lanes(kDim, [&](int64_t d, auto lanes) {
-        store(dst + d, load(q + i * stride + d, lanes) * (scale * kLog2e), lanes);
+        store(dst + d, load(src + d, lanes) * scale, lanes);
       });
     }
     fill_zero(worker.queries + rows * kQueryStride, (padded_rows_of(rows) - rows) * kQueryStride);
@@ -94,17 +185,20 @@ struct Attention {
   }
 
   // Scores become weights; their sum is divided out after the second product.
-  [[gnu::noinline]] static void soften(Worker& worker, const float* bias, int64_t bias_stride,
-                                       int64_t rows) {
+  template <bool kMixed>
+  [[gnu::noinline]] static void soften(Worker& worker, [[maybe_unused]] const float* bias,
+                                       [[maybe_unused]] int64_t first, int64_t rows) {
     for (int64_t i = 0; i < rows; ++i) {
       float* row = worker.scores + i * kScoreStride;
       Vec largest = splat(-3e38f), total = Vec{};
       for_lanes(kKeys, [&](int64_t n, auto lanes) {
         Vec x = load(row + n, lanes);
-        if (bias) {
-          x = fma(load(bias + i * bias_stride + n, lanes), splat(kLog2e), x);
-          store(row + n, x, lanes);
-        }
+        if constexpr (S::kCosine) x = x * load(worker.key_scale + n, lanes);
+        if constexpr (S::kBias) x = fma(load(bias + i * S::kBiasRow + n, lanes), splat(kLog2e), x);
+        if constexpr (kMixed)
+          x = x + where_differ(load(worker.regions + n, lanes), splat(worker.regions[first + i]),
+                               S::kApart * kLog2e);
+        if constexpr (S::kCosine || S::kBias || kMixed) store(row + n, x, lanes);
         largest = max(largest, select(x, largest, lanes));
       });
       const float top = max_lane(largest);
@@ -116,8 +210,8 @@ struct Attention {
     }
   }
 
-  // out = weights * v / sum
-  [[gnu::noinline]] static void mix(Worker& worker, T* out, int64_t stride, int64_t rows) {
+  // out = f(weights * v / sum)
+  [[gnu::noinline]] static void mix(Worker& worker, T* out, int64_t first, int64_t rows) {
     for (int64_t p = 0; p < kValuePanels; ++p) {
       const float* panel = worker.values + p * kKeys * kPanel;
       const int64_t columns = min_of<int64_t>(kPanel, kValueDim - p * kPanel);
@@ -125,11 +219,14 @@ struct Attention {
         const int64_t count = min_of<int64_t>(kTileRows, rows - i);
         multiply_rows<float, kScoreStride>(count, worker.scores + i * kScoreStride, panel, kKeys,
                                            worker.tile, resident(panel));
-        for (int64_t r = 0; r < count; ++r)
+        for (int64_t r = 0; r < count; ++r) {
+          const int64_t row = worker.out_rows[first + i + r];
+          if (row < 0) continue;
           for_lanes(columns, [&](int64_t n, auto lanes) {
-            store(out + (i + r) * stride + p * kPanel + n,
-                  load(worker.tile + r * kPanel + n) * worker.inverse[i + r], lanes);
+            const Vec x = load(worker.tile + r * kPanel + n) * worker.inverse[i + r];
+            store(out + row + p * kPanel + n, S::finish(x), lanes);
           });
+        }
       }
     }
   }

@@ -36,12 +36,13 @@ struct BatchedMatmul {
       int64_t packed = -1;
       for (int64_t task; (task = claim_task(ranges, w, workers)) >= 0;) {
         const int64_t item = task / kBlocks, block = task % kBlocks * kBlockRows;
-        const T* right = b + offset(item);
         if (item != packed) {
+          const T* right = b + offset(item);
+          const auto row = [&](int64_t n) { return right + n * stride; };
           if constexpr (kTransposed)
-            pack_transposed<kK>(right, stride, kN, worker.panels);
+            pack_transposed<kK>(row, kN, worker.panels);
           else
-            pack_straight<kN>(right, stride, kK, worker.panels);
+            pack_straight<kN>(row, kK, worker.panels);
         }
         packed = item;
         const int64_t first = item * kM + block, count = min_of(kBlockRows, kM - block);

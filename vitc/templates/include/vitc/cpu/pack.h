@@ -12,19 +12,21 @@ VITC_INLINE __m128 load4(const bf16* p) {
   return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(x), 16));
 }
 
-// Row n of src (kK elements, rows `stride` apart) becomes column n of the panels.
-template <int64_t kK, class T>
-void pack_transposed(const T* src, int64_t stride, int64_t columns, float* panels) {
+// row(n), kK elements, becomes column n of the panels.
+template <int64_t kK, class Rows>
+void pack_transposed(const Rows& row, int64_t columns, float* panels) {
   for (int64_t first = 0; first < columns; first += kPanel, panels += kK * kPanel) {
     const int64_t count = min_of<int64_t>(kPanel, columns - first);
     if (count < kPanel) fill_zero(panels, kK * kPanel);
-    int64_t n = 0;
-    for (; n + 4 <= count; n += 4) {
-      const T* row = src + (first + n) * stride;
+    const int64_t fours = count / 4 * 4;
+    for (int64_t n = 0; n < fours; n += 4) {
+      const auto* r0 = row(first + n);
+      const auto* r1 = row(first + n + 1);
+      const auto* r2 = row(first + n + 2);
+      const auto* r3 = row(first + n + 3);
       int64_t k = 0;
       for (; k + 4 <= kK; k += 4) {
-        __m128 a = load4(row + k), b = load4(row + stride + k);
-        __m128 c = load4(row + 2 * stride + k), d = load4(row + 3 * stride + k);
+        __m128 a = load4(r0 + k), b = load4(r1 + k), c = load4(r2 + k), d = load4(r3 + k);
         _MM_TRANSPOSE4_PS(a, b, c, d);
         float* dst = panels + k * kPanel + n;
         _mm_storeu_ps(dst, a);
@@ -32,23 +34,27 @@ void pack_transposed(const T* src, int64_t stride, int64_t columns, float* panel
         _mm_storeu_ps(dst + 2 * kPanel, c);
         _mm_storeu_ps(dst + 3 * kPanel, d);
       }
-      for (; k < kK; ++k)
-        for (int i = 0; i < 4; ++i) panels[k * kPanel + n + i] = to_float(row[i * stride + k]);
+      for (; k < kK; ++k) {
+        float* dst = panels + k * kPanel + n;
+        dst[0] = to_float(r0[k]), dst[1] = to_float(r1[k]);
+        dst[2] = to_float(r2[k]), dst[3] = to_float(r3[k]);
+      }
     }
-    for (; n < count; ++n)
-      for (int64_t k = 0; k < kK; ++k)
-        panels[k * kPanel + n] = to_float(src[(first + n) * stride + k]);
+    for (int64_t n = fours; n < count; ++n) {
+      const auto* last = row(first + n);
+      for (int64_t k = 0; k < kK; ++k) panels[k * kPanel + n] = to_float(last[k]);
+    }
   }
 }
 
-// Row k of src (kN elements) becomes row k of the panels.
-template <int64_t kN, class T>
-void pack_straight(const T* src, int64_t stride, int64_t rows, float* panels) {
+// row(k), kN elements, becomes row k of the panels.
+template <int64_t kN, class Rows>
+void pack_straight(const Rows& row, int64_t rows, float* panels) {
   for (int64_t n = 0; n < kN; n += kPanel, panels += rows * kPanel) {
     const int64_t count = min_of<int64_t>(kPanel, kN - n);
     for (int64_t k = 0; k < rows; ++k) {
       if (count < kPanel) fill_zero(panels + k * kPanel, kPanel);
-      copy(panels + k * kPanel, src + k * stride + n, count);
+      copy(panels + k * kPanel, row(k) + n, count);
     }
   }
 }

@@ -72,6 +72,10 @@ VITC_INLINE __mmask16 mask_of(First lanes) {
 VITC_INLINE Vec select(Vec a, Vec otherwise, First lanes) {
   return _mm512_mask_blend_ps(mask_of(lanes), otherwise, a);
 }
+// x where a and b differ, else 0.
+VITC_INLINE Vec where_differ(Vec a, Vec b, float x) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ), splat(x));
+}
 #else
 VITC_INLINE Vec splat(float x) { return _mm256_set1_ps(x); }
 VITC_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
@@ -103,6 +107,9 @@ VITC_INLINE __m256i mask_of(First lanes) {
 }
 VITC_INLINE Vec select(Vec a, Vec otherwise, First lanes) {
   return _mm256_blendv_ps(otherwise, a, _mm256_castsi256_ps(mask_of(lanes)));
+}
+VITC_INLINE Vec where_differ(Vec a, Vec b, float x) {
+  return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ), splat(x));
 }
 #endif
 VITC_INLINE Vec select(Vec a, Vec, All) { return a; }
