@@ -63,7 +63,9 @@ class CudaTarget(Target):
     def source(self, name: str, isa: str, text: str) -> Source:
         if self.device == "emulated":
             return Source(name, text, (*_EMULATED_FLAGS, f"-DVITC_ISA={isa}"))
-        return Source(name, text, (*_gencode(isa), f"-DVITC_ISA={isa}"), "cuda")
+        # See vitc/gpu/launch.h.
+        overlap = ("-DVITC_DEPENDENT_LAUNCH",) if ARCHITECTURES[isa].sm >= 90 else ()
+        return Source(name, text, (*_gencode(isa), f"-DVITC_ISA={isa}", *overlap), "cuda")
 
     def model_source(self, text: str) -> Source:
         if self.device == "emulated":

@@ -64,6 +64,8 @@ void async_copy_wait() {
   emu::async_copy_wait(kPending);
 }
 
-inline void wait_for_previous_kernel() {}  // launches do not overlap here
+// Launches do not overlap here.
+inline void wait_for_previous_kernel() {}
+inline void let_next_kernel_start() {}
 
 }  // namespace vitc::gpu

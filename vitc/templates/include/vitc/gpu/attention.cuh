@@ -283,6 +283,7 @@ attention_kernel(int batches, Query query, Key key, Value value, Terms terms, Ou
     }
   }
   wait_for_previous_kernel();
+  let_next_kernel_start();
   AttentionRows<Tile> rows;
   rows.clear();
 

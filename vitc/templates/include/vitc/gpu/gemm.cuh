@@ -112,6 +112,7 @@ VITC_DEVICE void accumulate(typename Tile::Warp& out, char* stages, int m, int f
     }
   }
   wait_for_previous_kernel();
+  let_next_kernel_start();
   VITC_UNROLL
   for (int i = 0; i < kStages - 1; ++i) {
     if (i < steps) {

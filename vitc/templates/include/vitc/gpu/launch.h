@@ -3,9 +3,20 @@
 //   return gpu::launch({"gemm 197x768x768", grid, threads, shared_bytes, stream}, kernel<...>,
 //   args...);
 //
-// Built with -DVITC_DEPENDENT_LAUNCH (every architecture of the library is sm_90 or later), a
-// kernel may start while the one before it in the stream ends: it saves 0.3 to 0.5 us a launch, and
-// weights are fetched meanwhile. Kernels then call wait_for_previous_kernel() first.
+// Built with -DVITC_DEPENDENT_LAUNCH (objects for sm_90 and later), a kernel may start while the
+// one before it in the stream ends, so that launching it and fetching weights take no time of their
+// own. Why that is correct:
+// * Before wait_for_previous_kernel(), a kernel reads its arguments and weights, and writes
+// nothing.
+//   Weights are in place before the launch, and no kernel writes them.
+// * Behind it, all that earlier kernels of the stream have written is there: those of the previous
+//   one, which has ended; and since that one waited too before it could end, those of all before
+//   it. So every kernel waits, in every thread that touches activations, whether or not it needs
+//   what the previous kernel writes: it may overwrite what an earlier one reads.
+// * let_next_kernel_start() takes effect when all blocks of a kernel have called it or have ended,
+//   so blocks that wait only take room that no block they wait for will need.
+// Programming model: PTX ISA, griddepcontrol. All kernels of a stream come from objects of one
+// architecture, so either all of them do this or none does.
 //
 // Returns 0, or an error code that error_text() explains. Nothing waits for the device.
 #pragma once

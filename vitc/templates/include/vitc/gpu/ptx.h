@@ -125,13 +125,20 @@ VITC_DEVICE void async_copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// ---- dependent launches (sm_90 and later; see launch.h)
+// ---- dependent launches (sm_90 and later; launch.h says what both promise)
 // ------------------------------------------------------ Until here a kernel may overlap the end of
 // the one before it; behind this, all its writes are visible. Every kernel calls it before it
 // touches activations.
 VITC_DEVICE void wait_for_previous_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next kernel may start once every block has said so, or ended; one thread speaks for its
+// block.
+VITC_DEVICE void let_next_kernel_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 

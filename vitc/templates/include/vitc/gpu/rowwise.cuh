@@ -5,6 +5,7 @@
 
 #include "vitc/gpu/epilogue.cuh"
 #include "vitc/gpu/launch.h"
+#include "vitc/gpu/ptx.h"
 #include "vitc/gpu/source.cuh"
 
 namespace vitc::gpu {
@@ -90,6 +91,8 @@ VITC_KERNEL(kRowThreads, 1)
 rowwise_kernel(int rows, Source source, Epilogue epilogue, float eps) {
   using Row = LaneRow<Source, kN>;
   static_assert(kSlice == 0 || Row::kVector > 1, "statistics need rows of whole vectors");
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int m = block() * kRowWarps + warp(), read = minimum(m, rows - 1);
   Row row;
   row.read(source, read);
@@ -124,6 +127,8 @@ int rowwise(const char* name, Stream stream, int rows, const Source& source,
 template <int kN, class Value, class Epilogue>
 VITC_KERNEL(kRowThreads, 1)
 elementwise_kernel(int64_t count, Value value, Epilogue epilogue) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int64_t i = int64_t(block()) * kRowThreads + thread();
   if (i >= count) return;  // no collective follows
   const int m = int(i / kN), n = int(i % kN);
@@ -284,6 +289,8 @@ group_norm_kernel(const T* data, Epilogue epilogue, float eps) {
   VITC_SHARED(float, scratch, kRowWarps);
   constexpr int kWidth = kChannels / kGroups, kCount = kWidth * kPixels;
   const int image = block() / kGroups, first = block() % kGroups * kWidth;
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const auto value = [&](int i) {
     return to_float(data[(int64_t(image) * kPixels + i / kWidth) * kChannels + first + i % kWidth]);
   };

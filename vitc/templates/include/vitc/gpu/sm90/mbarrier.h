@@ -123,12 +123,4 @@ VITC_DEVICE void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
-// ---- dependent launches: a kernel may start before the one before it ends
-// ---------------------------------- The next kernel may start when every block has said so (one
-// thread speaks for its block). It sees what this one writes only behind its
-// wait_for_previous_kernel().
-VITC_DEVICE void let_next_kernel_start() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
 }  // namespace vitc::gpu::sm90
