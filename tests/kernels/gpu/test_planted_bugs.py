@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from kernels.emu.emulation import SCHEDULES, EmulationError, build, patched_headers
-from kernels.gpu.attention_cases import Shape, attention
+from kernels.gpu.attention_cases import Shape, Terms, Windows, attention, windows
 from kernels.gpu.case import Case, bundle
 from kernels.gpu.gemm_cases import norm_chain, plain, tile
 from kernels.gpu.rows_cases import group_norm
@@ -26,6 +26,16 @@ ONLINE = attention("online", "float16", Shape(40, 75, 32, 32, 32, 2))
 ONE_PASS = attention("one pass", "float16", Shape(40, 75, 32, 32, 80, 2))
 FLOAT = attention("float", "float32", Shape(40, 75, 32, 32, 32, 2))
 SIMT = attention("simt", "float32 sm_75", Shape(40, 75, 32, 32, 32, 2))
+TERMS = windows(
+    "windows",
+    "float16",
+    Windows(7, 6, 4, 1),
+    Shape(16, 16, 32, 32, 16, 1, 4, 3, 4),
+    Terms("heads", 4, factors=True, cosine=True),
+)
+NORMS = attention("norms", "float16", Shape(40, 75, 32, 32, 32, 2), Terms(cosine=True))
+SPARE = attention("a head missing", "float16", Shape(16, 16, 32, 32, 16, 1, 1, 3, 4))
+ODD_TILES = attention("odd tiles", "float16", Shape(16, 49, 32, 32, 64, 1), Terms("heads"))
 GROUPS = group_norm("float16")
 
 
@@ -237,8 +247,8 @@ BUGS = [
         "attention: keys past the end not masked",
         ONE_PASS,
         "attention.cuh",
-        "first_key + e < Tile::kKeys ? score : -INFINITY",
-        "score",
+        "if (kLast && (j + 1) * 8 > Tile::kTail && key",
+        "if (kLast && (j + 1) * 8 < Tile::kTail && key",
     ),
     Bug(
         "attention: output not rescaled",
@@ -267,6 +277,62 @@ BUGS = [
         "attention_math.h",
         "shuffle(p[j][key % 2], key / 2, 4)",
         "shuffle(p[j][key / 4], key % 4, 4)",
+    ),
+    Bug(
+        "attention: keys past the end not masked in an odd tile",
+        ODD_TILES,
+        "attention.cuh",
+        "key + e % 2 >= Tile::kTail",
+        "key >= Tile::kTail",
+    ),
+    Bug(
+        "attention: the pair that neighbours swap",
+        ODD_TILES,
+        "attention.cuh",
+        "shuffle_xor(odd ? low : high, 1)",
+        "shuffle_xor(odd ? high : low, 1)",
+    ),
+    Bug(
+        "attention: biases of the other tile",
+        ODD_TILES,
+        "attention.cuh",
+        "two[j % 2 * 4 + e]",
+        "two[(j + 1) % 2 * 4 + e]",
+    ),
+    Bug(
+        "attention: a group that has no head stores",
+        SPARE,
+        "attention.cuh",
+        "const bool exists = Tile::kGroups == 1 || wanted < batches * kHeads;",
+        "const bool exists = true;",
+    ),
+    Bug(
+        "attention: groups share their memory",
+        TERMS,
+        "attention.cuh",
+        "+ group * Memory::kBytes}",
+        "+ group * (Memory::kBytes - 128)}",
+    ),
+    Bug(
+        "attention: padding stored",
+        TERMS,
+        "attention.cuh",
+        "if (at[half] >= 0) at[half] += head * Output::kHead;",
+        "at[half] = maximum(at[half], 0) + head * Output::kHead;",
+    ),
+    Bug(
+        "attention: labels of another window",
+        TERMS,
+        "attention_terms.h",
+        "batch % kWindows * kTokens",
+        "batch / kWindows * kTokens",
+    ),
+    Bug(
+        "attention: norms used before they are there",
+        NORMS,
+        "attention.cuh",
+        "terms.eps);\n      }\n      sync_block();",
+        "terms.eps);\n      }",
     ),
     Bug(
         "attention: V read without transposition",
