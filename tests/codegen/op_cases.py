@@ -139,6 +139,16 @@ graph windows(%x: f32[B,13,11,8]) {
   %q = pool2d(%x) {kind="avg", kernel=[2,2], stride=[2,2], padding=[0,1,0,1]}
   return %c, %s, %g, %d, %o, %p, %a, %q
 }""",
+    "stem": """
+graph stem(%x: f32[B,3,17,30]) {
+  weight %w: f32[70,3,3,3]
+  weight %b: f32[70]
+  weight %v: f32[24,7,7,3]
+  %n = move(%x) {map=map([B,3,17,30], permute([0,2,3,1]))}
+  %c = conv2d(%n, %w, %b) {stride=[2,2], padding=[1,1,1,1], steps=[add($2), hardswish]}
+  %d = conv2d(%n, %v) {stride=[2,2], padding=[2,3,2,3], steps=[gelu]}
+  return %c, %d
+}""",
     "products": """
 graph products(%x: f32[B,3,10,8], %y: f32[B,3,12,8]) {
   weight %k: f32[8,9]

@@ -48,19 +48,17 @@ using Same = Shape<9, 11, 24, 3, 1, 1, 1>;
 using Stem = Shape<20, 23, 3, 7, 2, 3, 1>;
 using Dilated = Shape<12, 13, 8, 3, 2, 2, 2>;
 using SameRows = ColumnsNhwc<TYPE, Same>;
-using StemRows = ColumnsNchw<TYPE, Stem>;
 using DilatedRows = ColumnsNhwc<TYPE, Dilated>;
-using PlanarRows = ColumnsNchw<TYPE, Dilated>;
 using KSame = Gemm<40, SameRows::kColumns, SameRows, TYPE, Store>;
-using KStem = Gemm<40, StemRows::kColumns, StemRows, TYPE, Store>;
+using KStem = PlanesConv<TYPE, Stem, 40, Store>;
 using KDilated = Gemm<40, DilatedRows::kColumns, DilatedRows, TYPE, Store>;
-using KPlanar = Gemm<40, PlanarRows::kColumns, PlanarRows, TYPE, Store>;
+using KPlanar = PlanesConv<TYPE, Dilated, 40, Store>;
 using KGrouped = GroupedConv<TYPE, Same, 40, 4, TYPE, Store>;
 using KDepthwise = DepthwiseConv<TYPE, Same, Store>;
 ENTRY(same, KSame, PIXELS(Same), {IMAGE}, WEIGHTS, OUT)
-ENTRY(stem, KStem, PIXELS(Stem), {IMAGE}, WEIGHTS, OUT)
+ENTRY(stem, KStem, IMAGE, arg<const float>(c, 1), OUT)
 ENTRY(dilated, KDilated, PIXELS(Dilated), {IMAGE}, WEIGHTS, OUT)
-ENTRY(planar, KPlanar, PIXELS(Dilated), {IMAGE}, WEIGHTS, OUT)
+ENTRY(planar, KPlanar, IMAGE, arg<const float>(c, 1), OUT)
 ENTRY(grouped, KGrouped, IMAGE, WEIGHTS, OUT)
 ENTRY(depthwise, KDepthwise, IMAGE, arg<const float>(c, 1), {arg<float>(c, 2), 24})
 """
@@ -97,7 +95,8 @@ def test_convolution(library: h.KernelLibrary, dtype: str, threads: int, name: s
         packed = np.ascontiguousarray(w[:, 0].transpose(1, 2, 0))
     else:
         panels = np.split(order.reshape(filters, -1), groups)
-        packed = np.concatenate([h.pack_panels(p, dtype).ravel() for p in panels])
+        stored = dtype if nhwc else "float"
+        packed = np.concatenate([h.pack_panels(p, stored).ravel() for p in panels])
     image = h.cast(x.transpose(0, 2, 3, 1) if nhwc else x, dtype)
     out = np.full(want.shape, np.nan, np.float32)
     library.run(name, [image, packed, out], 2, threads)

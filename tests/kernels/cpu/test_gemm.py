@@ -121,7 +121,7 @@ def test_epilogue(isa: str, dtype: str, threads: int, m: int, rng: np.random.Gen
 
 
 GATHER = """
-#include "vitc/cpu/conv.h"
+#include "vitc/cpu/gemm.h"
 using namespace vitc;
 struct Store {
   float* out; int64_t width;
@@ -146,14 +146,8 @@ struct Merge {
     return ((m / 12 * 6 + y) * 8 + x) * 24;
   }
 };
-struct Patches {
-  static constexpr int64_t kHeight = 12, kWidth = 21, kChannels = 3, kKernelH = 4, kKernelW = 7;
-  static constexpr int64_t kStrideH = 4, kStrideW = 7, kPadTop = 0, kPadLeft = 0;
-  static constexpr int64_t kDilationH = 1, kDilationW = 1, kOutH = 3, kOutW = 3;
-};
 using MapRows = MappedRows<TYPE, 24, Windows>;
 using MergeRows = GatherRows<TYPE, 96, 24, Merge>;
-using PatchRows = PrefixedRows<ColumnsNchw<float, Patches>, 2, 9, 84>;
 extern "C" int VITC_SYMBOL(mapped)(const Call& c) {
   return Gemm<40, 24, MapRows, TYPE, Store>::run(c, c.batch, {arg<const TYPE>(c, 0), {}},
                                                  arg<const TYPE>(c, 1), {arg<float>(c, 2), 40});
@@ -168,19 +162,12 @@ extern "C" int VITC_SYMBOL(merged)(const Call& c) {
 extern "C" uint64_t VITC_SYMBOL(merged_scratch)(int t) {
   return Gemm<40, 96, MergeRows, TYPE, Store>::scratch(t);
 }
-extern "C" int VITC_SYMBOL(patches)(const Call& c) {
-  return Gemm<40, 84, PatchRows, TYPE, Store>::run(c, c.batch, {{arg<const float>(c, 0)}},
-                                                   arg<const TYPE>(c, 1), {arg<float>(c, 2), 40});
-}
-extern "C" uint64_t VITC_SYMBOL(patches_scratch)(int t) {
-  return Gemm<40, 84, PatchRows, TYPE, Store>::scratch(t);
-}
 """
 
 
 def test_gathered_rows(isa: str, dtype: str, threads: int, rng: np.random.Generator) -> None:
-    """Window partition with zero rows, patch merging, and patches behind prefix tokens, exactly."""
-    library = h.KernelLibrary(GATHER, ["mapped", "merged", "patches"], isa, (f"-DTYPE={dtype}",))
+    """Window partition with zero rows, and patch merging, exactly."""
+    library = h.KernelLibrary(GATHER, ["mapped", "merged"], isa, (f"-DTYPE={dtype}",))
     images = 3
     grid = rng.integers(-8, 9, (images, 6, 8, 24)).astype(np.float32)
     w = rng.integers(-8, 9, (40, 96)).astype(np.float32)
@@ -196,15 +183,6 @@ def test_gathered_rows(isa: str, dtype: str, threads: int, rng: np.random.Genera
     out = np.full((len(rows), 40), np.nan, np.float32)
     library.run("merged", [h.cast(grid, dtype), h.pack_panels(w, dtype), out], len(rows), threads)
     assert np.array_equal(out, rows @ w.T)
-
-    image = rng.integers(-8, 9, (images, 3, 12, 21)).astype(np.float32)
-    patches = (
-        image.reshape(images, 3, 3, 4, 3, 7).transpose(0, 2, 4, 1, 3, 5).reshape(images, 9, 84)
-    )
-    rows = np.concatenate([np.zeros((images, 2, 84)), patches], 1).reshape(-1, 84)
-    out = np.full((len(rows), 40), np.nan, np.float32)
-    library.run("patches", [image, h.pack_panels(w[:, :84], dtype), out], len(rows), threads)
-    assert np.array_equal(out, rows @ w[:, :84].T)
 
 
 BATCHED = """

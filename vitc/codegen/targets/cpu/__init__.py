@@ -11,7 +11,7 @@ from vitc.codegen.targets.cpu.gemm import CpuGemm
 from vitc.codegen.targets.cpu.matmul import CpuMatMul
 from vitc.codegen.targets.cpu.reduce import CpuGroupNorm, CpuReduce
 from vitc.codegen.targets.cpu.rowwise import CpuConcat, CpuNorm, CpuPointwise, CpuSoftmax
-from vitc.codegen.targets.cpu.window import CpuConv2d, CpuPool2d
+from vitc.codegen.targets.cpu.window import CpuConv2d, CpuPlanesConv2d, CpuPool2d
 from vitc.errors import InputError
 from vitc.ir.types import DType
 
@@ -39,6 +39,7 @@ class CpuTarget(Target):
     kernels: tuple[Kernel, ...] = (
         CpuGemm(),
         CpuAttention(),
+        CpuPlanesConv2d(),
         CpuConv2d(),
         CpuNorm(),
         CpuPointwise(),

@@ -42,16 +42,29 @@ def _panels(b: Builder, w: Value, dtype: DType) -> Value:
     return b.permute(w, (0, 2, 1, 3))
 
 
+def planes_packing() -> Packing:
+    """[N, kh, kw, C] to float32 panels of [N, C, kh, kw]."""
+
+    def build(b: Builder, w: Value) -> Value:
+        n, k = per_image(w.shape[:1]), per_image(w.shape[1:])
+        planes = b.permute(_float32(b, w), (0, 3, 1, 2))
+        return _panels(b, b.reshape(planes, (1, n, k)), DType.FLOAT32)
+
+    return Packing(f"planes{PANEL}", build)
+
+
 def depthwise_packing() -> Packing:
     """[C, kh, kw, 1] to float32 [kh, kw, C]."""
 
     def build(b: Builder, w: Value) -> Value:
         channels, height, width, _ = w.shape
-        if w.type.dtype is not DType.FLOAT32:
-            w = b.emit(Pointwise(dtype=DType.FLOAT32), w)
-        return b.permute(b.reshape(w, (channels, height, width)), (1, 2, 0))
+        return b.permute(b.reshape(_float32(b, w), (channels, height, width)), (1, 2, 0))
 
     return Packing("depthwise", build)
+
+
+def _float32(b: Builder, w: Value) -> Value:
+    return w if w.type.dtype is DType.FLOAT32 else b.emit(Pointwise(dtype=DType.FLOAT32), w)
 
 
 def cast_packing(stored: DType, wanted: DType) -> Packing | None:

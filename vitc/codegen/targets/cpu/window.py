@@ -9,7 +9,12 @@ from vitc.codegen.kernel import Kernel, KernelCall, Operand, Packing, Rendered, 
 from vitc.codegen.render import render
 from vitc.codegen.steps import aliasable, readable_step
 from vitc.codegen.targets.cpu.epilogue import C_TYPES, Epilogue, refusal, render_epilogue, writable
-from vitc.codegen.targets.cpu.packings import depthwise_packing, group_packing, weight_packing
+from vitc.codegen.targets.cpu.packings import (
+    depthwise_packing,
+    group_packing,
+    planes_packing,
+    weight_packing,
+)
 from vitc.codegen.targets.cpu.rows import row_total
 from vitc.codegen.windows import Window, window_of
 from vitc.ir.op import Op
@@ -100,6 +105,51 @@ class CpuConv2d(_WindowKernel):
             render_epilogue(op, call.inputs, call.outputs, result),
             kernel,
             arguments,
+        )
+        return Rendered(render("cpu/window.cc.jinja", params), kernel)
+
+
+class CpuPlanesConv2d(_WindowKernel):
+    """Convolution of an image as torch lays it out, seen channels-last: a model's first layer."""
+
+    name: ClassVar[str] = "planes_conv2d"
+    ops: ClassVar[tuple[type[Op], ...]] = (Conv2d,)
+
+    def refuses(self, site: Site) -> str | None:
+        op = site.op
+        assert isinstance(op, Conv2d)
+        if op.groups > 1 or op.stats or not site.constant[1]:
+            return "it takes one group and a constant weight, and emits no statistics"
+        return refusal(site)
+
+    def declines(self, site: Site, operands: tuple[Operand | None, ...]) -> str | None:
+        image = operands[0]
+        planes = image is not None and self.reads(site, 0, image)
+        return None if planes else "the image is not stored as planes"
+
+    def reads(self, site: Site, index: int, operand: Operand) -> bool:
+        if index > 0:
+            return super().reads(site, index, operand)
+        height, width, channels = (per_image((dim,)) for dim in site.inputs[0].shape[1:])
+        plane = height * width
+        return operand.map.strides() == (0, (channels * plane, width, 1, plane))
+
+    def packing(self, site: Site, index: int) -> Packing | None:
+        return planes_packing() if index == 1 else None
+
+    def render(self, call: KernelCall) -> Rendered:
+        op, site = call.site.op, call.site
+        assert isinstance(op, Conv2d)
+        x, w = site.inputs[:2]
+        result = site.results[0].shape
+        out, height, width = (per_image((dim,)) for dim in w.shape[:3])
+        kernel = f"PlanesConv<{C_TYPES[x.dtype]}, Shape, {out}, Epilogue>"
+        params = WindowParams(
+            "conv.h",
+            window_of(x.shape, result, op, (height, width)),
+            render_epilogue(op, call.inputs, call.outputs, result),
+            kernel,
+            (f"arg<const {C_TYPES[x.dtype]}>(call, 0)", "arg<const float>(call, 1)"),
         )
         return Rendered(render("cpu/window.cc.jinja", params), kernel)
 

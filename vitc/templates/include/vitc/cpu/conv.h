@@ -1,6 +1,6 @@
 // Convolution as a GEMM whose A operand is the image seen through a window (im2col, a block of rows
-// at a time, in L2): Gemm<Cout, K, ColumnsNhwc<...> or ColumnsNchw<...>, W, Epilogue> with
-// m = batch * kOutH * kOutW. A 1x1 convolution of stride 1 is a Gemm over DenseRows.
+// at a time, in L2): Gemm<Cout, K, ColumnsNhwc<...>, W, Epilogue> with m = batch * kOutH * kOutW. A
+// 1x1 convolution of stride 1 is a Gemm over DenseRows.
 #pragma once
 #include "vitc/cpu/gemm.h"
 #include "vitc/cpu/window.h"
@@ -42,32 +42,87 @@ struct ColumnsNhwc {
   }
 };
 
-// Columns in (channel, ky, kx) order: torch's weights as they are. Patch embedding is the case of
-// stride = kernel.
-template <class T, class S>
-struct ColumnsNchw {
-  using Element = T;
-  static constexpr int64_t kStride = 0;
-  static constexpr int64_t kColumns = S::kChannels * S::kKernelH * S::kKernelW;
-  const T* data;  // [batch, kChannels, kHeight, kWidth]
+// Convolution of an image in torch's layout, [batch, kChannels, kHeight, kWidth]: a model's first
+// layer, with few channels. A task is a row of outputs; the image rows that it sees are copied,
+// padded, to where the tile reads them in place, each output pixel kStrideW further on. Weights:
+// float32 [kOut, kChannels, kKernelH, kKernelW] in panels.
+template <class T, class S, int64_t kOut, class Epilogue>
+struct PlanesConv {
+  using Row = typename Epilogue::Row;
+  static constexpr int64_t kLines = S::kChannels * S::kKernelH;
+  static constexpr int64_t kTaps = kLines * S::kKernelW;
+  static constexpr int64_t kPanels = ceil_div(kOut, kPanel);
+  static_assert(Epilogue::kSlice == 0, "it emits no sums of squares");
+  // Columns behind a row of outputs, in whole tiles.
+  static constexpr int64_t kSpan =
+      (round_up(S::kOutW, kTileRows) - 1) * S::kStrideW + (S::kKernelW - 1) * S::kDilationW + 1;
+  static constexpr int64_t kInside = min_of(S::kWidth, kSpan - S::kPadLeft);
 
-  template <class To>
-  VITC_INLINE void copy_row(int64_t m, To* dst) const {
-    const Window w = window_at<S>(m);
-    const bool whole = S::kDilationW == 1 && w.kx0 == 0 && w.kx1 == S::kKernelW;
-    for (int64_t c = 0; c < S::kChannels; ++c) {
-      const T* plane = data + (w.image * S::kChannels + c) * S::kHeight * S::kWidth;
-      for (int64_t ky = 0; ky < S::kKernelH; ++ky, dst += S::kKernelW) {
-        const T* src = plane + (w.y + ky * S::kDilationH) * S::kWidth + w.x;
-        if (ky < w.ky0 || ky >= w.ky1) {
-          fill_zero(dst, S::kKernelW);
-        } else if (whole) {
-          copy(dst, src, S::kKernelW);
-        } else {
-          fill_zero(dst, S::kKernelW);
-          for (int64_t kx = w.kx0; kx < w.kx1; ++kx)
-            from_float(to_float(src[kx * S::kDilationW]), dst + kx);
+  struct Worker {
+    alignas(64) float tile[kTileRows * kPanel];
+    alignas(64) float lines[kLines * kSpan];
+  };
+  static constexpr uint64_t scratch(int threads) { return uint64_t(threads) * sizeof(Worker); }
+
+  static int run(const Call& call, const T* image, const float* weights, const Epilogue& epilogue) {
+    Worker* workers = static_cast<Worker*>(call.scratch);
+    for_ranges(call.exec, call.batch * S::kOutH, 1, [&](int64_t line, int64_t end, int thread) {
+      Worker& worker = workers[thread];
+      for (; line < end; ++line) {
+        copy_lines(image, line / S::kOutH, line % S::kOutH, worker.lines);
+        for (int64_t x = 0; x < S::kOutW; x += kTileRows)
+          run_tile(worker, weights, epilogue, line * S::kOutW + x, x);
+      }
+    });
+    return 0;
+  }
+
+ private:
+  [[gnu::noinline]] static void copy_lines(const T* image, int64_t b, int64_t oy, float* dst) {
+    for (int64_t c = 0; c < S::kChannels; ++c)
+      for (int64_t ky = 0; ky < S::kKernelH; ++ky, dst += kSpan) {
+        const int64_t y = oy * S::kStrideH - S::kPadTop + ky * S::kDilationH;
+        if (y < 0 || y >= S::kHeight) {
+          fill_zero(dst, kSpan);
+          continue;
         }
+        fill_zero(dst, S::kPadLeft);
+        copy(dst + S::kPadLeft, image + ((b * S::kChannels + c) * S::kHeight + y) * S::kWidth,
+             kInside);
+        fill_zero(dst + S::kPadLeft + kInside, kSpan - S::kPadLeft - kInside);
+      }
+  }
+
+  // Output pixels x ... of a row, the first being row m of the result.
+  static void run_tile(Worker& worker, const float* weights, const Epilogue& epilogue, int64_t m,
+                       int64_t x) {
+    const int64_t count = min_of<int64_t>(kTileRows, S::kOutW - x);
+    Row rows[kTileRows];
+    for (int64_t i = 0; i < count; ++i) rows[i] = epilogue.begin(m + i);
+    for (int64_t p = 0; p < kPanels; ++p) {
+      multiply(worker.lines + x * S::kStrideW, weights + p * kTaps * kPanel, worker.tile);
+      for (int64_t i = 0; i < count; ++i)
+        for_lanes(min_of<int64_t>(kPanel, kOut - p * kPanel), [&](int64_t j, auto lanes) {
+          epilogue.apply(load(worker.tile + i * kPanel + j), rows[i], p * kPanel + j, lanes);
+        });
+    }
+  }
+
+  // tile = kTileRows pixels x one panel
+  [[gnu::noinline]] static void multiply(const float* lines, const float* panel, float* tile) {
+    for (int64_t half = 0; half < kPanel; half += 2 * kLanes) {
+      Vec acc[kTileRows][2];
+#pragma GCC unroll 16
+      for (int r = 0; r < kTileRows; ++r) acc[r][0] = acc[r][1] = Vec{};
+      const float* b = panel + half;
+      for (int64_t line = 0; line < kLines; ++line)
+        for (int64_t kx = 0; kx < S::kKernelW; ++kx, b += kPanel)
+          Product<float>::step<kTileRows, S::kStrideW>(lines + line * kSpan + kx * S::kDilationW, b,
+                                                       acc);
+#pragma GCC unroll 16
+      for (int r = 0; r < kTileRows; ++r) {
+        store(tile + r * kPanel + half, acc[r][0]);
+        store(tile + r * kPanel + half + kLanes, acc[r][1]);
       }
     }
   }

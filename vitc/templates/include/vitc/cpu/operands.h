@@ -60,23 +60,5 @@ struct GatherRows {
   }
 };
 
-// Images of kPrefix zero rows (class and register tokens, which the epilogue adds from its table)
-// followed by kCount rows of another operand.
-template <class Inner, int64_t kPrefix, int64_t kCount, int64_t kK>
-struct PrefixedRows {
-  using Element = typename Inner::Element;
-  static constexpr int64_t kStride = 0;
-  Inner inner;
-
-  template <class To>
-  VITC_INLINE void copy_row(int64_t m, To* dst) const {
-    const int64_t image = m / (kPrefix + kCount), row = m % (kPrefix + kCount) - kPrefix;
-    if (row < 0)
-      fill_zero(dst, kK);
-    else
-      inner.copy_row(image * kCount + row, dst);
-  }
-};
-
 }  // namespace VITC_ISA
 }  // namespace vitc
