@@ -51,6 +51,26 @@ graph maps(%x: f32[B,3,32,48]) {
   %k = concat(%e, %y, %cls2) {axis=1}
   return %y, %z, %t, %u, %k
 }""",
+    "grid": """
+graph grid(%x: f32[B,6,8,40], %i: f32[B,3,12,16]) {
+  weight %w: f32[104,40]
+  weight %v: f32[33,416]
+  weight %u: f32[24,104]
+  weight %e: f32[20,48]
+  %a, %s = linear(%x, %w) {stats=64}
+  %m = move(%a) {map=map([B,6,8,104], reshape([B,3,2,4,2,104]), permute([0,1,3,4,2,5]), reshape([B,3,4,416]))}
+  %ms = move(%s) {map=map([B,6,8,2], reshape([B,3,2,4,2,2]), permute([0,1,3,4,2,5]), reshape([B,3,4,8]))}
+  %c = linear(%m, %v, %ms) {steps=[row_rstd($2, 416.0, 1e-6)]}
+  %d = norm(%m) {eps=1e-5}
+  %p = move(%a) {map=map([B,6,8,104], pad(1,0,1), pad(2,0,1), roll(1,-2), reshape([B,7,3,3,104]), permute([0,2,1,3,4]))}
+  %f = linear(%p, %u) {steps=[shift(1.0)]}
+  %fm = move(%f) {map=map([B,3,7,3,24], permute([0,2,1,3,4]), reshape([B,7,9,24]), roll(1,2))}
+  %g = move(%a) {map=map([B,6,8,104], slice(1,0,6,2), slice(2,0,8,2), reshape([B,12,104]))}
+  %h = linear(%g, %u)
+  %q = move(%i) {map=map([B,3,12,16], reshape([B,3,3,4,4,4]), permute([0,2,4,1,3,5]), reshape([B,3,4,48]))}
+  %k = linear(%q, %e)
+  return %c, %d, %fm, %h, %k
+}""",
     "attention": """
 graph attention(%x: f32[B,37,72], %z: f32[B,5,48]) {
   weight %bias: f32[3,37,37]

@@ -8,6 +8,8 @@ import pytest
 from codegen.op_cases import CASES
 from graphs import assign, errors
 
+from vitc.codegen.select import select
+from vitc.codegen.targets import find_target
 from vitc.ir.text import parse_graph
 from vitc.ir.types import DType
 from vitc.ops.fused import STEP_ARITY, Fused
@@ -29,6 +31,13 @@ def test_bfloat16(case: str, tmp_path: Path) -> None:
     found = errors(assign(CASES[case], DType.BFLOAT16), tmp_path)
     assert max(found.values()) < 3e-2, found
     assert max(found.values()) > 1e-4, "nothing was rounded to bfloat16"
+
+
+@pytest.mark.parametrize("case", ["stem", "grid", "levit_attention"])
+def test_no_copies_are_made(case: str) -> None:
+    """Kernels read and write through the maps of images, windows, merges and heads."""
+    calls = select(parse_graph(CASES[case]), find_target("cpu")).calls
+    assert "pointwise" not in {call.kernel.name for call in calls}
 
 
 def test_every_step_of_the_cpu_is_covered() -> None:

@@ -16,10 +16,10 @@ def readable(operand: Operand, result: Shape) -> bool:
 
 def readable_step(site: Site, index: int, operand: Operand) -> bool:
     """As `readable`, for step operand `index` of a site."""
-    return readable(operand, _step_shape(site, index))
+    return readable(operand, step_shape(site, index))
 
 
-def _step_shape(site: Site, index: int) -> Shape:
+def step_shape(site: Site, index: int) -> Shape:
     """The shape that step operand `index` is read over: statistics keep their own columns."""
     assert isinstance(site.op, Fused)
     result = site.results[0].shape

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vitc.codegen.access import RowAccess, row_access
+from vitc.codegen.access import RowAccess, row_access, run_access
 from vitc.codegen.kernel import Operand, Site
+from vitc.codegen.steps import readable, step_shape
 from vitc.ir.op import TypeMismatch
 from vitc.ir.types import DType, Shape, per_image
 from vitc.ops.fused import Fused, Step
@@ -86,6 +87,15 @@ def writable(operand: Operand, result: Shape) -> bool:
     return access is not None and access.column == 1 and not access.guards
 
 
+def readable_step(site: Site, index: int, operand: Operand) -> bool:
+    """Whether step operand `index` can be read; statistics also in runs, as a merge leaves them."""
+    shape = step_shape(site, index)
+    if shape == site.results[0].shape or readable(operand, shape):
+        return readable(operand, shape)
+    runs = run_access(operand, shape)
+    return runs is not None and not runs.guards
+
+
 def refusal(site: Site) -> str | None:
     """Why the steps of the site cannot be rendered, or None."""
     assert isinstance(site.op, Fused)
@@ -160,12 +170,19 @@ def _step(
 
 def _row_rstd(writer: _Writer, number: int, step: Step, operand: Operand, result: Shape) -> None:
     shape = (*result[:-1], operand.map.result[-1])
-    access = _require(row_access(operand, shape), operand)
     assert step.operand is not None
     pointer = _pointer(writer, step.operand, operand)
     size, eps = step.values
     parts = per_image(shape[-1:])
-    call = f"rstd<{parts}>({pointer} + ({access.row}), {int(size)}, {float_text(eps)})"
+    access = row_access(operand, shape)
+    if access is not None and not access.guards:
+        call = f"rstd<{parts}>({pointer} + ({access.row}), {int(size)}, {float_text(eps)})"
+    else:
+        runs = run_access(operand, shape)
+        if runs is None or runs.guards:
+            raise TypeMismatch(f"statistics %{operand.value} cannot be read through {operand.map}")
+        start = f"[&](int64_t k) {{ return {runs.start}; }}"
+        call = f"rstd<{parts}, {runs.run}>({pointer}, {start}, {int(size)}, {float_text(eps)})"
     writer.row.append(Member("float", f"v{number}", call))
     writer.lines.append(f"x = x * row.v{number};")
 

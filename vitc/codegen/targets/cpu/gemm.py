@@ -8,8 +8,15 @@ from typing import ClassVar
 from vitc.codegen.access import run_access
 from vitc.codegen.kernel import Kernel, KernelCall, Operand, Packing, Rendered, Site
 from vitc.codegen.render import render
-from vitc.codegen.steps import aliasable, readable_step
-from vitc.codegen.targets.cpu.epilogue import C_TYPES, Epilogue, refusal, render_epilogue, writable
+from vitc.codegen.steps import aliasable
+from vitc.codegen.targets.cpu.epilogue import (
+    C_TYPES,
+    Epilogue,
+    readable_step,
+    refusal,
+    render_epilogue,
+    writable,
+)
 from vitc.codegen.targets.cpu.packings import PANEL, weight_packing
 from vitc.codegen.targets.cpu.rows import Rows, left_rows, row_total
 from vitc.ir.op import Op

@@ -9,8 +9,14 @@ from vitc.codegen.access import run_access
 from vitc.codegen.kernel import Kernel, KernelCall, Operand, Rendered, Site
 from vitc.codegen.products import left_shape, right_operand
 from vitc.codegen.render import render
-from vitc.codegen.steps import readable_step
-from vitc.codegen.targets.cpu.epilogue import C_TYPES, Epilogue, refusal, render_epilogue, writable
+from vitc.codegen.targets.cpu.epilogue import (
+    C_TYPES,
+    Epilogue,
+    readable_step,
+    refusal,
+    render_epilogue,
+    writable,
+)
 from vitc.codegen.targets.cpu.rows import Rows, left_rows
 from vitc.ir.op import Op
 from vitc.ir.types import Batch, multiply, per_image

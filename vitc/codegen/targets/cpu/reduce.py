@@ -8,11 +8,11 @@ from typing import ClassVar
 from vitc.codegen.kernel import Kernel, KernelCall, Operand, Rendered, Site
 from vitc.codegen.reductions import neighbours, reduction, split_axes, viewed
 from vitc.codegen.render import render
-from vitc.codegen.steps import readable_step
 from vitc.codegen.targets.cpu.epilogue import (
     C_TYPES,
     Epilogue,
     float_text,
+    readable_step,
     refusal,
     render_epilogue,
     writable,

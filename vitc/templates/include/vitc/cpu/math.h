@@ -75,6 +75,16 @@ VITC_INLINE float rstd(const float* parts, float n, float eps) {
   for_lanes(kParts, [&](int64_t i, auto lanes) { total = total + load(parts + i, lanes); });
   return rsqrt(sum(total) / n + eps);
 }
+// The same with the pieces in runs of kRun: pieces [k, k + kRun) lie at parts + start(k).
+template <int64_t kParts, int64_t kRun, class Map>
+VITC_INLINE float rstd(const float* parts, const Map& start, float n, float eps) {
+  Vec total = Vec{};
+  for (int64_t k = 0; k < kParts; k += kRun) {
+    const float* run = parts + start(k);
+    for_lanes(kRun, [&](int64_t i, auto lanes) { total = total + load(run + i, lanes); });
+  }
+  return rsqrt(sum(total) / n + eps);
+}
 
 }  // namespace VITC_ISA
 }  // namespace vitc
