@@ -25,6 +25,7 @@ class Shape:
     batch: int = 2
     heads: int = 2
     groups: int = 1
+    resident: int = 1
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def program(form: str, s: Shape, views: str, t: Terms, scale: float) -> str:
     return f"""
 using Element = {element.replace("half", "gpu::half").replace("bfl", "gpu::bfl")};
 using Tile = gpu::AttentionTile<{POLICY[form]}, {s.queries}, {s.keys}, {s.head_dim},
-                                {s.value_dim}, {s.block_keys}, {s.warps}, {s.groups}, {copies}>;
+                                {s.value_dim}, {s.block_keys}, {s.warps}, {s.groups}, {s.resident},
+                                {copies}>;
 {views}
 {types}extern "C" int @run@(void* const* args, const int64_t* sizes) {{
   gpu::ScoreTerms<{"true" if t.cosine else "false"}, Bias, Labels, Factors> terms{{

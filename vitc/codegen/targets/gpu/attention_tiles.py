@@ -9,7 +9,7 @@ from vitc.codegen.targets.gpu.device import Architecture
 
 ONE_PASS_KEYS = 256  # scores of a row that fit the registers of its lanes
 ONLINE_KEYS = (64, 48, 32, 16)  # a block of the online form, best first
-THREE_PRODUCTS_KEYS = 48  # the same two for Tf32x3, whose products take registers of their own
+THREE_PRODUCTS_KEYS = 32  # the same for Tf32x3, whose products take registers of their own
 BLOCK_WARPS = 4  # of a block, which several short sequences share
 
 
@@ -17,7 +17,8 @@ BLOCK_WARPS = 4  # of a block, which several short sequences share
 class AttentionTile:
     """Template arguments of AttentionTile in vitc/gpu/attention.cuh.
 
-    extra: bytes a group needs beside its tiles, for labels and norms, at most.
+    extra: bytes a group needs beside its tiles, for labels and norms, at most. resident: blocks
+    that a multiprocessor must have registers for.
     """
 
     policy: str
@@ -31,11 +32,12 @@ class AttentionTile:
     groups: int
     async_copies: bool
     extra: int = 0
+    resident: int = 1
 
     @property
     def cpp(self) -> str:
         sizes = (self.queries, self.keys, self.depth, self.value, self.block_keys)
-        numbers = ", ".join(map(str, (*sizes, self.warps, self.groups)))
+        numbers = ", ".join(map(str, (*sizes, self.warps, self.groups, self.resident)))
         return f"{self.policy}, {numbers}, {'true' if self.async_copies else 'false'}"
 
     @property
@@ -87,11 +89,11 @@ def choose_tile(
 
 
 def _groupings(queries: int) -> Iterator[tuple[int, int]]:
-    """(warps a head, heads a block), best first: no warp without rows, and four a block."""
+    """(warps a head, heads a block), best first: as few warps as need no more blocks."""
     tiles = -(-queries // 16)
-    most = min(tiles, BLOCK_WARPS)
-    best = min(range(most, 0, -1), key=lambda warps: -tiles % warps if warps > 1 else most)
-    yield best, max(1, BLOCK_WARPS // best)
+    blocks = -(-tiles // BLOCK_WARPS)
+    best = -(-tiles // blocks)
+    yield best, BLOCK_WARPS // best
     yield from ((warps, 1) for warps in (4, 2, 1) if warps <= best)
 
 

@@ -28,13 +28,14 @@ namespace vitc::gpu {
 // ---- configuration
 // ----------------------------------------------------------------------------------------
 template <class Policy_, int kQueries_, int kKeys_, int kHeadDim_, int kValueDim_, int kBlockKeys_,
-          int kWarps_, int kGroups_, bool kAsyncCopies_ = true>
+          int kWarps_, int kGroups_, int kResident_, bool kAsyncCopies_ = true>
 struct AttentionTile {
   using Policy = Policy_;
   using Storage = typename Policy::Storage;
   static constexpr int kQueries = kQueries_, kKeys = kKeys_, kHeadDim = kHeadDim_,
                        kValueDim = kValueDim_;
   static constexpr int kBlockKeys = kBlockKeys_, kWarps = kWarps_, kGroups = kGroups_;
+  static constexpr int kResident = kResident_;  // blocks a multiprocessor has registers for
   static constexpr int kGroupThreads = kWarps * kWarp, kThreads = kGroups * kGroupThreads;
   static constexpr bool kAsyncCopies = kAsyncCopies_;
   static constexpr int kRows = 16 * kWarps;  // queries of a group
@@ -86,14 +87,15 @@ constexpr int kCopiesAtOnce = 4;
 template <>
 constexpr int kCopiesAtOnce<Tf32x3> = 1;
 
-// Rows [first, first + kRows) of a head, kWidth elements each, to a tile, by one group. Rows from
-// kLimit on and the padding of rows are zeros.
+// Rows [first, first + kRows) of a head, kWidth elements each, to a tile, by one group, of which
+// the caller is thread `mine`. Rows from kLimit on and the padding of rows are zeros.
 template <class Tile, class Layout, int kRows, int kWidth, int kLimit, class Heads>
-VITC_DEVICE void copy_rows(char* tile, const Heads& from, int batch, int head, int first) {
+VITC_DEVICE void copy_rows(char* tile, const Heads& from, int mine, int batch, int head,
+                           int first) {
   constexpr int kTotal = kRows * Layout::kChunks, kElements = Tile::kElements;
   using S = typename Tile::Storage;
   VITC_UNROLL_BY(kCopiesAtOnce<typename Tile::Policy>)
-  for (int i = thread() % Tile::kGroupThreads; i < kTotal; i += Tile::kGroupThreads) {
+  for (int i = mine; i < kTotal; i += Tile::kGroupThreads) {
     const int row = i / Layout::kChunks, chunk = i % Layout::kChunks;
     int at = -1;
     if (first + row < kLimit && chunk * kElements < kWidth) at = from.row(batch, first + row);
@@ -215,7 +217,7 @@ struct WarpScores {
   // them.
   template <bool kLast, int kTiles, class Bias>
   VITC_DEVICE void finish(float (&scores)[kTiles][4], int first_key, const Bias& bias) const {
-    const int g = lane() / 4, t = lane() % 4 * 2;
+    const int l = fresh(lane()), g = l / 4, t = l % 4 * 2;
     float factor[2] = {scale, scale};
     [[maybe_unused]] int32_t label[2];
     VITC_UNROLL
@@ -254,7 +256,7 @@ struct WarpScores {
 // ---- the kernel
 // -------------------------------------------------------------------------------------------
 template <class Tile, int kHeads, class Query, class Key, class Value, class Terms, class Output>
-VITC_KERNEL(Tile::kThreads, 1)
+VITC_KERNEL(Tile::kThreads, Tile::kResident)
 attention_kernel(int batches, Query query, Key key, Value value, Terms terms, Output output) {
   using Policy = typename Tile::Policy;
   using LayoutK = typename Tile::LayoutK;
@@ -270,10 +272,11 @@ attention_kernel(int batches, Query query, Key key, Value value, Terms terms, Ou
   const bool active = first_query < Tile::kQueries;  // else it only copies
   const Memory memory{dynamic_shared<char>() + group * Memory::kBytes};
   const auto copy_block = [&](int b) {
+    const int mine = fresh(thread() % Tile::kGroupThreads);
     copy_rows<Tile, LayoutK, Tile::kStageKeys, Tile::kHeadDim, Tile::kKeys>(
-        memory.k(b), key, batch, head, b * Tile::kBlockKeys);
+        memory.k(b), key, mine, batch, head, b * Tile::kBlockKeys);
     copy_rows<Tile, LayoutV, Tile::kStageKeys, Tile::kValueDim, Tile::kKeys>(
-        memory.v(b), value, batch, head, b * Tile::kBlockKeys);
+        memory.v(b), value, mine, batch, head, b * Tile::kBlockKeys);
   };
   const WarpScores<Tile, Terms> warp_scores{terms,     memory,      head,
                                             first_row, first_query, terms.scale_of(head)};
@@ -321,8 +324,8 @@ attention_kernel(int batches, Query query, Key key, Value value, Terms terms, Ou
     if (active) weights_times_value<Policy, LayoutV>(rows.out, scores, memory.v(b));
   };
 
-  copy_rows<Tile, LayoutK, Tile::kRows, Tile::kHeadDim, Tile::kQueries>(memory.q, query, batch,
-                                                                        head, group_query);
+  copy_rows<Tile, LayoutK, Tile::kRows, Tile::kHeadDim, Tile::kQueries>(memory.q, query, mine,
+                                                                        batch, head, group_query);
   copy_block(0);
   VITC_NO_UNROLL
   for (int b = 0; b < Tile::kBlocks - 1; ++b) use_block(b, Int<Tile::kBlockKeys / 8>{}, Int<0>{});

@@ -16,7 +16,7 @@ namespace vitc::gpu {
 template <class Policy, class Layout, int kTiles>
 VITC_DEVICE void query_times_key(float (&scores)[kTiles][4], const char* q, int first_row,
                                  const char* k) {
-  const int l = lane();
+  const int l = fresh(lane());
   VITC_UNROLL
   for (int j = 0; j < kTiles; ++j) {
     VITC_UNROLL
@@ -73,7 +73,7 @@ template <class Policy, class Layout, int kTiles, int kOut>
 VITC_DEVICE void weights_times_value_16(float (&out)[kOut][4], const float (&p)[kTiles][4],
                                         const char* v) {
   using T = typename Policy::Storage;
-  const int l = lane();
+  const int l = fresh(lane());
   VITC_UNROLL
   for (int j = 0; j < kTiles; j += 2) {
     uint32_t packed[4] = {pack<T>(p[j][0], p[j][1]), pack<T>(p[j][2], p[j][3]), 0, 0};
@@ -97,7 +97,7 @@ VITC_DEVICE void weights_times_value_16(float (&out)[kOut][4], const float (&p)[
 template <class Policy, class Layout, int kTiles, int kOut>
 VITC_DEVICE void weights_times_value_32(float (&out)[kOut][4], const float (&p)[kTiles][4],
                                         const char* v) {
-  const int g = lane() / 4, t = lane() % 4;
+  const int l = fresh(lane()), g = l / 4, t = l % 4;
   VITC_UNROLL
   for (int j = 0; j < kTiles; ++j) {
     const uint32_t bits[4] = {bits_of(p[j][0]), bits_of(p[j][2]), bits_of(p[j][1]),

@@ -26,7 +26,7 @@ struct BiasTable {
   // Those of tiles 2 key_tile and 2 key_tile + 1 of 8 keys, as they follow in scores[][4].
   VITC_DEVICE void load_two(T (&v)[8], int head, int query_tile, int key_tile) const {
     const int tile = ((kHeads == 1 ? 0 : head) * kQueryTiles + query_tile) * kKeyTiles + key_tile;
-    load<8>(v, table + (tile * kWarp + lane()) * 8);
+    load<8>(v, table + (tile * kWarp + fresh(lane())) * 8);
   }
 };
 

@@ -215,6 +215,15 @@ VITC_DEVICE int lane() { return int(thread_index().x) % kWarp; }
 VITC_DEVICE int warp() { return int(thread_index().x) / kWarp; }
 VITC_DEVICE int block() { return int(block_index().x); }
 
+// The value, as if the compiler did not know it: what follows from it is computed where it is
+// written, instead of being held in registers around a loop.
+VITC_DEVICE int fresh(int value) {
+#if !defined(VITC_EMULATE) && !defined(__HIP__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 // ---- conversions
 // ---------------------------------------------------------------------------------------
 VITC_DEVICE float to_float(float value) { return value; }
