@@ -22,9 +22,12 @@ from vitc.runtime.module import Module
 
 if TYPE_CHECKING:
     from vitc.codegen.build import BuildReport
+    from vitc.codegen.kernel import Target
     from vitc.codegen.library import LibrarySource
     from vitc.codegen.toolchain import Toolchain
+    from vitc.frontend import Imported
     from vitc.ir.op import Array
+    from vitc.tune import TuningDevice
 
 # Called with the stage, how many of its parts are done, and how many there are.
 Progress = Callable[[str, int, int], None]
@@ -74,6 +77,7 @@ def compile(
     input_dtype: str | None = None,
     output_dtype: str | None = None,
     name: str | None = None,
+    tune: bool = False,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> CompiledModule:
@@ -96,36 +100,41 @@ def compile(
         threads: CPU threads of each context; None means all that this process may use.
         input_dtype, output_dtype: at the boundary; None is float32 on a CPU, dtype on a GPU.
         name: of the graph; None takes the model's.
+        tune: first measure, on the GPU that is compiled for, what its kernels can choose among, as
+            `vitc tune` does. What was measured once is remembered.
         jobs: compilers at once; None means one per CPU.
         progress: called as each stage proceeds.
 
     Raises:
         InputError: an argument is wrong. UnsupportedModelError: the model uses what vitc lacks; all
         of it is listed. CompileError: a compiler is missing or failed. StorageError: a file cannot
-        be written. On any error, also an interrupt, `output` stays as it was.
+        be written. DeviceError: the card to tune on is not here. On any error, also an interrupt,
+        `output` stays as it was.
     """
-    from vitc.frontend import import_model
-
     options = checked_options(
         batch, target, dtype, input_dtype, output_dtype, weights, disable, dump_dir, jobs
     )
     check_model(model, image_size, name)
     # What would fail at the end is told before any work is done.
-    toolchain = _toolchain(options)
+    toolchain = toolchain_of(options)
     if output is not None:
         check_output(Path(output))
     stages = _Stages(progress)
-    with stages("import"):
-        imported = import_model(
-            model,
-            image_size=image_size,
-            features=features,
-            max_batch=options.max_batch,
-            name=name,
-            **({} if checkpoint is None else {"checkpoint": Path(checkpoint)}),
-        )
-    with stages("passes"):
-        graph = _optimise(imported.graph, options, stages)
+    card = _card(options, toolchain) if tune else None
+    imported, graph = optimised_graph(
+        model,
+        options,
+        image_size=image_size,
+        features=features,
+        checkpoint=checkpoint,
+        name=name,
+        stages=stages,
+    )
+    if card is not None:
+        from vitc.tune import tune_graph
+
+        with stages("tune"):
+            tune_graph(graph, options, toolchain=toolchain, device=card, progress=progress)
     about = {"preprocess": imported.preprocess, "features": features}
     with ExitStack() as kept:
         folder = None
@@ -145,6 +154,33 @@ def compile(
     return module
 
 
+def optimised_graph(
+    model: Any,
+    options: CompileOptions,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    features: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    stages: _Stages | None = None,
+) -> tuple[Imported, Graph]:
+    """The first half of the way: the model as imported, and its graph after the passes."""
+    from vitc.frontend import import_model
+
+    stages = stages or _Stages(None)
+    with stages("import"):
+        imported = import_model(
+            model,
+            image_size=image_size,
+            features=features,
+            max_batch=options.max_batch,
+            name=name,
+            **({} if checkpoint is None else {"checkpoint": Path(checkpoint)}),
+        )
+    with stages("passes"):
+        return imported, _optimise(imported.graph, options, stages)
+
+
 def build_graph(
     graph: Graph,
     state: Mapping[str, Array],
@@ -152,13 +188,14 @@ def build_graph(
     output: Path,
     *,
     toolchain: Toolchain | None = None,
+    target: Target | None = None,
     about: Mapping[str, Any] | None = None,
     stages: _Stages | None = None,
 ) -> CompileReport:
     """The second half of the way: an optimised graph and its weights to the library at `output`.
 
-    state: the tensors of the state dict. toolchain: None looks for one. about: further keys of the
-    manifest.
+    state: the tensors of the state dict. toolchain: None looks for one. target: None takes that of
+    the options. about: further keys of the manifest.
     """
     from vitc.codegen.library import library_source
     from vitc.codegen.memory import plan_memory
@@ -166,8 +203,8 @@ def build_graph(
     from vitc.codegen.targets import find_target
 
     stages = stages or _Stages(None)
-    target = find_target(options.target, options.batches)
-    toolchain = toolchain or _toolchain(options)
+    target = target or find_target(options.target, options.batches)
+    toolchain = toolchain or toolchain_of(options)
     with stages("select"):
         selection = select(graph, target)
     with stages("plan"):
@@ -191,11 +228,20 @@ def build_graph(
     return stages.report
 
 
-def _toolchain(options: CompileOptions) -> Toolchain:
+def toolchain_of(options: CompileOptions) -> Toolchain:
+    """The compilers that the options' target needs. Raises CompileError naming what to install."""
     from vitc.codegen.targets import find_target
     from vitc.codegen.toolchain import find_toolchain
 
     return find_toolchain(find_target(options.target).languages)
+
+
+def _card(options: CompileOptions, toolchain: Toolchain) -> TuningDevice:
+    """The card to tune on. Raises InputError, DeviceError."""
+    from vitc.codegen.targets import find_target
+    from vitc.tune import find_device
+
+    return find_device(find_target(options.target), toolchain)
 
 
 def _about(graph: Graph, state: Mapping[str, Array], options: CompileOptions) -> dict[str, Any]:

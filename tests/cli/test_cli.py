@@ -98,9 +98,9 @@ def test_bench_refuses_what_does_not_verify(fake: FakeModule) -> None:
 
 
 def test_inspect(fake: FakeModule, tmp_path: Path) -> None:
-    drawing, memory = tmp_path / "g.dot", tmp_path / "m.png"
+    drawing, memory, trace = tmp_path / "g.dot", tmp_path / "m.png", tmp_path / "t.json"
     result = call(
-        "inspect", "fake.so", "--profile", "--weights", "--graphs",
+        "inspect", "fake.so", "--profile", "--weights", "--graphs", "--trace", str(trace),
         "--graph", str(drawing), "--memory", str(memory),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -108,6 +108,8 @@ def test_inspect(fake: FakeModule, tmp_path: Path) -> None:
         "not kept in a library",
         "%b = linear(%a, %3.weight, %3.bias)",
         "GFLOP/s",
+        "of peak",
+        "of what the ceilings allow",
         "loads operand 0 (%x) through its map",
         "lower bound",
         "|",
@@ -115,7 +117,17 @@ def test_inspect(fake: FakeModule, tmp_path: Path) -> None:
         assert expected in result.stdout
     assert drawing.read_text().startswith("digraph")
     assert memory.exists()
+    kernels = [e for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"]
+    assert [(e["name"], e["ts"], e["dur"]) for e in kernels] == [
+        ("linear_a", 0, 10), ("linear_b", 10, 11), ("linear_y", 21, 12)
+    ]  # fmt: skip
+    assert kernels[0]["args"]["GFLOP/s"] == round(2 * 48 * 16 / 10e-6 / 1e9, 1)
+    found = json.loads(call("inspect", "fake.so", "--json", "--profile", "-b", "3").stdout)
+    assert found["batch"] == 3
+    assert found["ceilings"]["flops"] > found["ceilings"]["bytes"] / 8
+    assert call("inspect", "fake.so", "--trace", str(tmp_path / "no" / "t.json")).exit_code == 7
     found = json.loads(call("inspect", "fake.so", "--json").stdout)
+    assert found["profile"] is None
     assert found["manifest"]["name"] == "tiny"
     assert "graph tiny" in found["graphs"]["after"]
 
@@ -179,6 +191,8 @@ def test_opt_refuses_bad_graphs(tmp_path: Path) -> None:
         (("compile", "test_vit", "--redraw", "--image-size", "wide"), 2, "wide"),
         (("compile", "test_vit", "--checkpoint", "/no/such.pth"), 5, "/no/such.pth"),
         (("compile", "test_vit", "--redraw", "--disable", "nosuch"), 2, "nosuch"),
+        (("tune", "test_vit", "--target", "cpu"), 2, "nothing to tune"),
+        (("tune", "test_vit", "--target", "cuda:sm_80:emulated"), 2, "cuda:sm_80, on that card"),
         (("verify", "/no/such.so"), 5, "/no/such.so"),
         (("inspect", "/no/such.so"), 5, "/no/such.so"),
         (("nosuch",), 2, "nosuch"),
@@ -226,7 +240,7 @@ def test_every_error_has_its_code() -> None:
 
 def test_help_lists_commands_and_codes() -> None:
     shown = call("--help").stdout
-    for name in ("compile", "verify", "bench", "inspect", "doctor", "opt"):
+    for name in ("compile", "verify", "bench", "tune", "inspect", "doctor", "opt"):
         assert name in shown
         assert call(name, "--help").exit_code == 0
     assert "Exit codes" in shown

@@ -13,6 +13,7 @@ from verify.fakes import FakeModule, torch_model
 
 from vitc.bench import OURS, BenchmarkRefused, Timing, bench, contenders
 from vitc.bench import run as running
+from vitc.bench.ceilings import Ceilings, measure_ceilings
 from vitc.bench.clock import clock_for, cpu_clock
 from vitc.errors import DeviceError, InputError
 from vitc.verify import verify
@@ -181,3 +182,19 @@ def test_features_are_compared_with_features() -> None:
     assert bench(module, Two(model), batches=[1], **QUICK).timings
     with pytest.raises(BenchmarkRefused):
         bench(module, Two(model), batches=[1], features=False, **QUICK)
+
+
+def test_ceilings_and_the_roof_under_them() -> None:
+    found = measure_ceilings(torch.device("cpu"), "float32", threads=1, seconds=0.01)
+    assert found.dtype == "float32"
+    assert found.flops > found.bytes / 8 > 0  # a product computes more than it moves
+    with pytest.raises(DeviceError):
+        measure_ceilings(torch.device("meta"), "float32", threads=1)
+    ceilings = Ceilings("float32", flops=100.0, bytes=10.0)
+    assert ceilings.floor(200.0, 10.0) == 2.0
+    assert ceilings.floor(100.0, 50.0) == 5.0
+    steps = [
+        {"flops": 100, "bytes": 10, "constant_bytes": 8},  # arithmetic: 4 s at batch 4
+        {"flops": 10, "bytes": 60, "constant_bytes": 40},  # bytes: (20 * 4 + 40) / 10 = 12 s
+    ]
+    assert ceilings.roof({"steps": steps}, 4) == 4 / 16

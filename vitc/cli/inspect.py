@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +34,10 @@ from vitc.cli.options import (
 from vitc.cli.output import emit, progress, show
 from vitc.errors import InputError
 
+if TYPE_CHECKING:
+    from vitc.bench.ceilings import Ceilings
+    from vitc.runtime.context import StepProfile
+
 
 @command
 def inspect(
@@ -50,8 +55,13 @@ def inspect(
     ir: Annotated[bool, typer.Option("--ir/--no-ir", help="Each kernel's IR line.")] = True,
     weights: Annotated[bool, typer.Option("--weights", help="List the constants.")] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Measure each kernel at the largest batch.")
+        bool,
+        typer.Option("--profile", help="Measure each kernel, at the largest batch or --batch."),
     ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Write the profile as a trace for ui.perfetto.dev or chrome://tracing."),
+    ] = None,
     graph: Annotated[
         Path | None, typer.Option(help="Draw the optimised graph to a .dot or .svg file.")
     ] = None,
@@ -66,8 +76,10 @@ def inspect(
     A timm name is compiled first, with redrawn weights. A library knows the IR line of each of its
     kernels, but not the graph before the passes.
     """
-    from vitc.report import memory_chart, write_graph
+    from vitc.report import memory_chart, write_graph, write_trace
 
+    sizes = parse_batches(batch, None if is_library(subject) else 1)
+    times = None
     with progress() as tell:
         if is_library(subject):
             module: Any = load_library(subject, threads)
@@ -76,7 +88,7 @@ def inspect(
             module = compile_model(
                 source,
                 subject,
-                parse_batches(batch),
+                sizes,
                 tell,
                 target=target,
                 dtype=dtype,
@@ -85,16 +97,25 @@ def inspect(
                 jobs=jobs,
                 threads=threads,
             )
-        times = _profile(module) if profile else None
+        if profile or trace is not None:
+            times = _profile(module, max(sizes, default=module.inputs[0].shape[0]), threads)
+    if trace is not None and times is not None:
+        write_trace(module.manifest, times.steps, times.batch, trace)
     if graph is not None:
         write_graph(_optimised(module), graph)
     if memory is not None:
         memory_chart(module.manifest, memory)
     before, after = _texts(module) if graphs or as_json else ("", "")
     if as_json:
-        measured = None if times is None else [asdict(entry) for entry in times]
         found = {"before": before or None, "after": after}
-        emit({"manifest": module.manifest, "graphs": found, "profile": measured})
+        measured: dict[str, Any] = {"profile": None}
+        if times is not None:
+            measured = {
+                "batch": times.batch,
+                "ceilings": asdict(times.ceilings),
+                "profile": [asdict(entry) for entry in times.steps],
+            }
+        emit({"manifest": module.manifest, "graphs": found, **measured})
         return
     if graphs:
         typer.echo(f"before the passes:\n{before or 'not kept in a library'}\n")
@@ -102,7 +123,16 @@ def inspect(
     _show(module.manifest, times, ir=ir, weights=weights)
 
 
-def _show(manifest: dict[str, Any], times: Any, *, ir: bool, weights: bool) -> None:
+@dataclass(frozen=True)
+class _Profile:
+    """What was measured at a batch, and what the device could do at most."""
+
+    batch: int
+    steps: list[StepProfile]
+    ceilings: Ceilings
+
+
+def _show(manifest: dict[str, Any], times: _Profile | None, *, ir: bool, weights: bool) -> None:
     from vitc.report import (
         kernel_table,
         lifetimes,
@@ -112,7 +142,10 @@ def _show(manifest: dict[str, Any], times: Any, *, ir: bool, weights: bool) -> N
         weights_table,
     )
 
-    show(summary_table(manifest), kernel_table(manifest, times))
+    if times is None:
+        show(summary_table(manifest), kernel_table(manifest))
+    else:
+        show(summary_table(manifest), kernel_table(manifest, times.steps, times.ceilings))
     if ir:
         typer.echo("IR lines of the kernels")
         for index, step in enumerate(manifest["steps"]):
@@ -123,13 +156,17 @@ def _show(manifest: dict[str, Any], times: Any, *, ir: bool, weights: bool) -> N
         show(weights_table(manifest))
 
 
-def _profile(module: Any) -> Any:
+def _profile(module: Any, batch: int, threads: int | None) -> _Profile:
+    from vitc.bench.ceilings import measure_ceilings
     from vitc.verify import images
-    from vitc.verify.handle import device_of, image_shape, max_batch, torch_dtype
+    from vitc.verify.handle import device_of, image_shape, torch_dtype
 
-    drawn = images(max_batch(module), image_shape(module))
-    drawn = drawn.to(device_of(module), torch_dtype(module.inputs[0].dtype))
-    return module.profile(drawn)
+    device = device_of(module)
+    drawn = images(batch, image_shape(module)).to(device, torch_dtype(module.inputs[0].dtype))
+    steps = module.profile(drawn)
+    cores = threads or len(os.sched_getaffinity(0))
+    ceilings = measure_ceilings(device, str(module.manifest["dtype"]), threads=cores)
+    return _Profile(batch, steps, ceilings)
 
 
 def _optimised(module: Any) -> Any:

@@ -12,6 +12,7 @@ from vitc.cli.codes import EPILOG
 from vitc.cli.inspect import inspect
 from vitc.cli.machine import doctor
 from vitc.cli.passes import opt
+from vitc.cli.tune import tune
 from vitc.cli.verify import verify
 from vitc.version import __version__
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("compile", epilog=EPILOG)(compile_command)
 app.command("verify", epilog=EPILOG)(verify)
 app.command("bench", epilog=EPILOG)(bench)
+app.command("tune", epilog=EPILOG)(tune)
 app.command("inspect", epilog=EPILOG)(inspect)
 app.command("doctor", epilog=EPILOG)(doctor)
 app.command("opt", epilog=EPILOG)(opt)

@@ -5,7 +5,7 @@ A record file holds one card's times, made by `vitc tune`:
     {"device": ..., "arch": "sm_90a", "toolkit": "13.0", "date": ..., "kernels": {name: digest},
      "problems": [{"kernel": name, "problem": ..., "size": ..., "us": {configuration: time}}]}
 
-A kernel's digest is that of its headers: times of other headers are as if they were not there.
+A kernel's digest is that of its own headers: times of other ones are as if they were not there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import log
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from vitc.codegen.cache import cache_root
@@ -35,7 +35,8 @@ REACH = 1.15
 class Choice:
     """What a kernel has to choose at a site for one batch, as records name it.
 
-    arch: such as "sm_90a". headers: of the kernel, below templates/include/vitc. problem: all that
+    arch: such as "sm_90a". headers: those that hold the kernel's algorithm, below
+    templates/include/vitc, rather than all that name instructions for them. problem: all that
     the time depends on but `size`, which grows with the batch (rows of a product). names: the
     configurations that may win, the one that the cost model prefers first.
     """
@@ -173,21 +174,12 @@ def store(
 
 @cache
 def kernel_digest(headers: tuple[str, ...]) -> str:
-    """Of a kernel's headers and of what they include from their own folders, without comments and
-    layout: what neither changes an instruction nor a time.
+    """Of a kernel's headers, without comments and layout, which change neither an instruction nor a
+    time.
     """
-    root, waiting = TEMPLATES / "include" / "vitc", list(headers)
-    seen: dict[str, str] = {}
-    while waiting:
-        header = waiting.pop()
-        if header in seen:
-            continue
-        text = (root / header).read_text(encoding="utf-8")
-        folder = str(PurePosixPath(header).parent)
-        waiting += re.findall(rf'#include "vitc/({re.escape(folder)}/[^/"]+)"', text)
-        seen[header] = without_layout(text)
-    parts = "\0".join(f"{name}\0{seen[name]}" for name in sorted(seen))
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+    root = TEMPLATES / "include" / "vitc"
+    texts = (without_layout((root / header).read_text(encoding="utf-8")) for header in headers)
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def without_layout(text: str) -> str:

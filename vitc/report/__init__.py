@@ -10,9 +10,11 @@ from vitc.report.tables import (
     kernel_table,
     maps_table,
     summary_table,
+    tune_table,
     verify_tables,
     weights_table,
 )
+from vitc.report.trace import write_trace
 
 __all__ = [
     "bench_chart",
@@ -26,7 +28,9 @@ __all__ = [
     "memory_chart",
     "memory_table",
     "summary_table",
+    "tune_table",
     "verify_tables",
     "weights_table",
     "write_graph",
+    "write_trace",
 ]

@@ -13,9 +13,11 @@ from vitc.report.units import show_bytes, show_flops, show_seconds, show_share
 
 if TYPE_CHECKING:
     from vitc.bench import BenchReport
+    from vitc.bench.ceilings import Ceilings
     from vitc.compiler import CompileReport
     from vitc.doctor import Report
     from vitc.runtime.context import StepProfile
+    from vitc.tune import TuneReport
     from vitc.verify import VerifyReport
 
 Manifest = Mapping[str, Any]
@@ -143,14 +145,21 @@ def _noise(report: BenchReport) -> str:
     )
 
 
-def kernel_table(manifest: Manifest, profile: Sequence[StepProfile] | None = None) -> Table:
-    """The kernels: work and traffic per image and their shares; measured times with a profile."""
+def kernel_table(
+    manifest: Manifest,
+    profile: Sequence[StepProfile] | None = None,
+    ceilings: Ceilings | None = None,
+) -> Table:
+    """The kernels: work and traffic per image and their shares; with a profile, times and what they
+    achieve; with ceilings, as shares of them.
+    """
     steps: Sequence[Mapping[str, Any]] = manifest["steps"]
     all_flops, all_bytes = sum(map(_flops, steps)), sum(map(_bytes, steps))
     numeric = ["#", "FLOP", "of all", "bytes"]
     columns = ["#", "name", "kernel", "config", "FLOP", "of all", "bytes"]
     if profile is not None:
         numeric += ["time", "of time", "GFLOP/s", "GB/s"]
+        numeric += ["of peak", "of copy"] if ceilings else []
         columns += numeric[4:]
     table = _table("kernels, per image", *columns, numeric=numeric)
     total = sum(entry.microseconds for entry in profile or ())
@@ -165,22 +174,54 @@ def kernel_table(manifest: Manifest, profile: Sequence[StepProfile] | None = Non
             show_bytes(_bytes(step)),
         ]
         if profile is not None:
-            row += _measured(profile[index], total)
+            row += _measured(profile[index], total, ceilings)
         table.add_row(*map(escape, row))
     table.caption = f"{show_flops(all_flops)}, {show_bytes(all_bytes)}"
     if profile is not None:
         table.caption += f"; {total / 1e3:.3f} ms in kernels"
+    if profile is not None and ceilings is not None:
+        floor = sum(ceilings.floor(entry.flops, entry.bytes) for entry in profile)
+        table.caption += (
+            f", {show_share(1e6 * floor, total)} of what the ceilings allow: torch multiplies at "
+            f"{ceilings.flops / 1e12:.3g} TFLOP/s in {ceilings.dtype}, and copies at "
+            f"{ceilings.bytes / 1e9:.4g} GB/s"
+        )
     return table
 
 
-def _measured(entry: StepProfile, total: float) -> list[str]:
+def _measured(entry: StepProfile, total: float, ceilings: Ceilings | None) -> list[str]:
     seconds = max(entry.microseconds, 1e-3) * 1e-6
-    return [
+    flops, moved = entry.flops / seconds, entry.bytes / seconds
+    cells = [
         f"{entry.microseconds:.1f} us",
         show_share(entry.microseconds, total),
-        f"{entry.flops / seconds / 1e9:.1f}",
-        f"{entry.bytes / seconds / 1e9:.1f}",
+        f"{flops / 1e9:.1f}",
+        f"{moved / 1e9:.1f}",
     ]
+    if ceilings is not None:
+        cells += [show_share(flops, ceilings.flops), show_share(moved, ceilings.bytes)]
+    return cells
+
+
+def tune_table(model: str, report: TuneReport) -> Table:
+    """What was measured: the configuration that the cost model prefers, and the fastest."""
+    numeric = ("size", "batch", "us", "best us", "gain")
+    columns = ("kernel", "problem", "size", "batch", "model's choice", "us", "fastest", "best us")
+    table = _table(f"{model} on {report.target}", *columns, "gain", numeric=numeric)
+    for item in report.tuned:
+        choice, default, best = item.work.choice, item.default, item.best
+        times = (f"{item.us[default]:.1f}", best, f"{item.us[best]:.1f}", f"{item.gain:.2f}x")
+        row = (choice.kernel, choice.problem, str(choice.size), str(item.work.batch), default)
+        table.add_row(*map(escape, (*row, *times)))
+    turned_down = sum(len(item.wrong) for item in report.tuned)
+    table.caption = (
+        f"{report.device}, CUDA {report.toolkit}; {report.known} more were measured before; kept "
+        f"in {report.path}"
+    )
+    for item in report.tuned if turned_down else ():
+        for name, reason in item.wrong.items():
+            table.caption += f"\n[bold red]{item.work.choice.problem}: {name} {escape(reason)}[/]"
+    return table
 
 
 def maps_table(manifest: Manifest) -> Table:

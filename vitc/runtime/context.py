@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ class Context:
                 name=step["name"],
                 microseconds=time,
                 flops=int(step.get("flops", 0)) * batch,
-                bytes=_moved(step, batch),
+                bytes=moved_bytes(step, batch),
             )
             for step, time in zip(self._steps, times, strict=True)
         ]
@@ -166,7 +166,7 @@ def destroy_in_process(pid: int, destroy: Callable[[int], None], handle: int) ->
         destroy(handle)
 
 
-def _moved(step: dict[str, Any], batch: int) -> int:
+def moved_bytes(step: Mapping[str, Any], batch: int) -> int:
     """Bytes of a step's operands; its constants are read once whatever the batch."""
     constant = int(step.get("constant_bytes", 0))
     return (int(step.get("bytes", 0)) - constant) * batch + constant

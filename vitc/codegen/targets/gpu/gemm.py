@@ -56,7 +56,7 @@ class Tile:
         return f"{arch.policy(dtype)}, {', '.join(map(str, sizes))}, {copies}"
 
 
-_HEADERS = ("gpu/gemm.cuh",)
+_HEADERS = ("gpu/gemm.cuh", "gpu/loader.h", "gpu/warp_tile.h")
 
 # Writers of statistics take the tiles whose warps are as wide as the target's statistics.
 TILES = (
@@ -205,8 +205,8 @@ def rows_at(result: Shape, batch: int) -> int:
 
 def tiles_of(arch: Architecture, dtype: DType) -> dict[str, Tile]:
     """The tiles that an architecture has shared memory for, by name."""
-    # Three products a pair leave no registers for the fragments of a deep step.
-    shallow = arch.policy(dtype) == "Tf32x3"
+    # Three products a pair, or one by lanes, leave no registers for the fragments of a deep step.
+    shallow = arch.policy(dtype) in ("Tf32x3", "Simt")
     tiles = (replace(tile, deep=False) for tile in TILES) if shallow else TILES
     return {tile.name: tile for tile in tiles if tile.shared_bytes(arch) <= arch.shared_bytes}
 

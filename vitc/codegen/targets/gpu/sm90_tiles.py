@@ -8,7 +8,7 @@ from math import ceil
 from vitc.codegen.records import Choice, fastest
 from vitc.ir.types import DType
 
-_HEADERS = ("gpu/sm90/gemm.cuh", "gpu/sm90/split_gemm.cuh")
+_HEADERS = ("gpu/sm90/gemm.cuh", "gpu/sm90/split_gemm.cuh", "gpu/sm90/tile.h")
 _SHARED_BYTES = 227 << 10  # of a block
 
 

@@ -1,0 +1,288 @@
+"""The tuner on the emulated GPU, with a clock that says what it is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from vitc.codegen import records
+from vitc.codegen.kernel import KernelCall, Rendered
+from vitc.codegen.select import select
+from vitc.codegen.targets import find_target
+from vitc.codegen.targets.gpu.gemm import GpuGemm
+from vitc.compiler import toolchain_of
+from vitc.errors import DeviceError, InputError, LoadError
+from vitc.ir.graph import Graph
+from vitc.ir.text import parse_graph
+from vitc.options import CompileOptions, checked_options
+from vitc.tune import TuningDevice, find_device, trial, tune_graph
+from vitc.tune.run import choices
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (g++)")
+
+TARGET = "cuda:sm_80:emulated"
+# Two equal products (one choice), the second of which reads statistics and a residual.
+GRAPH = """
+graph g(%x: f16[B,5,64]) {
+  weight %w: f16[64,64]
+  weight %b: f32[64]
+  %y, %s = linear(%x, %w, %b) {steps=[add($2)], stats=64}
+  %z = linear(%y, %w, %s, %b, %x) {steps=[row_rstd($2, 64.0, 1e-06), add($3), add($4)]}
+  %u = linear(%z, %w, %s, %b, %x) {steps=[row_rstd($2, 64.0, 1e-06), add($3), add($4)]}
+  return %u
+}
+"""
+SLOW = 100.0
+REGENERATE = (
+    "vitc tune vit_base_patch16_224 vit_large_patch16_384 --batch 1,8,32,64,256 --target "
+    "cuda:sm_90a --records vitc/codegen/targets/gpu/records/h100.json"
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def small(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No records at first; three configurations, so that few kernels are built, and once."""
+    monkeypatch.setenv("VITC_CACHE", str(cache))
+    shutil.rmtree(cache / "records", ignore_errors=True)
+    whole = GpuGemm.choice
+
+    def few(self: GpuGemm, site: object, batch: int) -> records.Choice:
+        choice = whole(self, site, batch)  # type: ignore[arg-type]
+        return replace(choice, names=choice.names[:3])
+
+    monkeypatch.setattr(GpuGemm, "choice", few)
+    monkeypatch.setattr(trial, "COPIES_BYTES", 1)
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return parse_graph(GRAPH)
+
+
+@pytest.fixture
+def options() -> CompileOptions:
+    return checked_options(3, TARGET, "float16", None, None, "embedded", (), None, None)
+
+
+class FakeCard:
+    """Every configuration takes SLOW microseconds but `fast`; `asked` are those it had to time."""
+
+    def __init__(self, fast: str = "") -> None:
+        self.fast = fast
+        self.asked: list[set[str]] = []
+        self.device = TuningDevice("Test Card", "99.1", self.times)
+
+    def times(self, runs: Mapping[str, object], launches: int) -> dict[str, float]:
+        assert launches == 2
+        self.asked.append(set(runs))
+        for run in runs.values():
+            run()  # type: ignore[operator]
+        return {name: 1.0 if name == self.fast else SLOW for name in runs}
+
+
+def tune(graph: Graph, options: CompileOptions, card: FakeCard, **more: bool) -> object:
+    return tune_graph(graph, options, toolchain=toolchain_of(options), device=card.device, **more)
+
+
+def configurations(graph: Graph, options: CompileOptions) -> list[str]:
+    target = find_target(options.target, options.batches)
+    return [target.render(call)["sm_80"].config for call in select(graph, target).calls]
+
+
+def test_the_fastest_is_recorded_and_then_compiled(graph: Graph, options: CompileOptions) -> None:
+    first, second = choices(graph, options)
+    assert (first.choice.size, second.choice.size) == (15, 15)
+    third = second.choice.names[2]
+    before = configurations(graph, options)
+    card = FakeCard(fast=third)
+    report = tune(graph, options, card)
+    assert [item.default for item in report.tuned] == [w.choice.names[0] for w in (first, second)]
+    assert report.tuned[1].best == third
+    assert report.tuned[1].gain == SLOW
+    assert not any(item.wrong for item in report.tuned)
+    assert card.asked == [set(first.choice.names), set(second.choice.names)]
+    after = configurations(graph, options)
+    assert after[1] == after[2] != before[1]
+
+    stored = json.loads(report.path.read_text())
+    assert (stored["device"], stored["arch"], stored["toolkit"]) == ("Test Card", "sm_80", "99.1")
+    assert {e["problem"] for e in stored["problems"]} == {
+        first.choice.problem, second.choice.problem
+    }  # fmt: skip
+    assert json.dumps(report.to_json())
+
+    again = FakeCard()
+    assert tune(graph, options, again).known == 2
+    assert again.asked == []
+    assert tune(graph, options, again, force=True).known == 0
+    assert len(again.asked) == 2
+
+
+def test_a_wrong_configuration_is_never_timed(
+    graph: Graph, options: CompileOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One forgets the bias, one writes nothing at all."""
+    first, second = choices(graph, options)
+    wrong, silent = second.choice.names[1:]
+    whole = GpuGemm.render_choice
+
+    def broken(self: GpuGemm, call: KernelCall, name: str) -> Rendered:
+        good = whole(self, call, name)
+        if "row_rstd" not in str(call.site.op):
+            return good
+        if name == wrong:
+            assert "call.args[3]" in good.body or "arg<const float>(call, 3)" in good.body
+            return replace(good, body=good.body.replace("(call, 3)", "(call, 2)"))
+        if name == silent:
+            return replace(good, body=good.body.replace("int(call.batch)", "0 * int(call.batch)"))
+        return good
+
+    monkeypatch.setattr(GpuGemm, "render_choice", broken)
+    card = FakeCard(fast=wrong)
+    report = tune(graph, options, card)
+    assert set(report.tuned[1].wrong) == {wrong, silent}
+    assert "differs" in report.tuned[1].wrong[wrong]
+    assert card.asked == [set(first.choice.names), {second.choice.names[0]}]
+    assert wrong not in json.loads(report.path.read_text())["problems"][1]["us"]
+
+
+def test_times_of_other_headers_are_forgotten(
+    graph: Graph, options: CompileOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = choices(graph, options)[1].choice.names[2]
+    report = tune(graph, options, FakeCard(fast))
+    chosen = configurations(graph, options)
+    stored = json.loads(report.path.read_text())
+    stored["kernels"]["gemm"] = "0" * 16
+    report.path.write_text(json.dumps(stored))
+    assert configurations(graph, options) != chosen
+    assert tune(graph, options, FakeCard(fast)).known == 0
+    assert configurations(graph, options) == chosen
+
+
+def test_a_record_speaks_for_sizes_near_it(graph: Graph, options: CompileOptions) -> None:
+    choice = choices(graph, options)[1].choice
+    path = records.user_file("Test Card", "sm_80", "99.1")
+    digest = records.kernel_digest(choice.headers)
+    about = {"device": "Test Card", "arch": "sm_80", "toolkit": "99.1", "date": ""}
+    measured = [
+        records.Measured("gemm", choice.problem, 100, {"a": 2.0, "b": 1.0}),
+        records.Measured("gemm", choice.problem, 110, {"a": 1.0, "b": 2.0}),
+    ]
+    records.store(path, about, {"gemm": digest}, measured)
+    for size, expected in ((99, ["b", "a"]), (120, ["a", "b"]), (130, []), (80, [])):
+        assert records.fastest(replace(choice, size=size)) == expected
+    assert records.fastest(replace(choice, size=100, arch="sm_90")) == []
+    assert records.fastest(replace(choice, size=100, problem="other")) == []
+
+
+def test_the_users_records_come_before_those_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    (entry, *_) = records.read(records.SHIPPED / "h100.json")["problems"]
+    digest = records.read(records.SHIPPED / "h100.json")["kernels"]["sm90_gemm"]
+    headers = ("gpu/sm90/gemm.cuh", "gpu/sm90/split_gemm.cuh", "gpu/sm90/tile.h")
+    choice = records.Choice("sm_90a", "sm90_gemm", headers, entry["problem"], entry["size"])
+    shipped = records.fastest(choice)
+    assert shipped == sorted(entry["us"], key=entry["us"].get)
+    mine = records.Measured("sm90_gemm", entry["problem"], entry["size"], {shipped[-1]: 1.0})
+    for device in ("One", "Two"):
+        about = {"device": device, "arch": "sm_90a", "toolkit": "13.0", "date": ""}
+        path = records.user_file(device, "sm_90a", "13.0")
+        records.store(path, about, {"sm90_gemm": digest}, [mine])
+        mine = replace(mine, us={"two": 1.0})
+    monkeypatch.setattr(records, "_here", lambda: ("One", "13.0"))
+    assert records.fastest(choice) == [shipped[-1]]
+    monkeypatch.setattr(records, "_here", lambda: ("Two", "13.0"))
+    assert records.fastest(choice) == ["two"]
+
+
+def test_shipped_times_are_of_the_shipped_kernels() -> None:
+    """What to do when it fails is in the message."""
+    target = find_target("cuda:sm_90a", (8,))
+    headers = {
+        choice.kernel: choice.headers
+        for call in select(parse_graph(GRAPH), target).calls
+        if (choice := call.kernel.choice(call.site, 8))
+    }
+    assert set(headers) == {"sm90_gemm"}
+    for path in records.SHIPPED.glob("*.json"):
+        for kernel, digest in records.read(path)["kernels"].items():
+            assert digest == records.kernel_digest(headers[kernel]), (
+                f"{path.name}: {kernel} was measured with other headers, so its times are ignored; "
+                f"measure again on that card: {REGENERATE}"
+            )
+
+
+def test_comments_and_layout_do_not_make_another_kernel() -> None:
+    text = 'int f() {\n  return 1;  // one\n}\n/* two\nlines */ asm("a" "b");\n'
+    same = 'int f() { return 1; }\nasm("a"\n    "b");'
+    assert records.without_layout(text) == records.without_layout(same)
+    assert records.without_layout(text) != records.without_layout(text.replace("1", "2"))
+
+
+def test_a_damaged_record_is_named() -> None:
+    path = records.user_file("Test Card", "sm_80", "99.1")
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(LoadError, match="Test-Card"):
+        records.read(path)
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "says"),
+    [
+        ("cpu", InputError, "nothing to tune"),
+        ("cuda:sm_80:emulated", InputError, "runs on the CPU"),
+        ("cuda:sm_80+sm_90", InputError, "one is tuned at a time"),
+    ],
+)
+def test_what_cannot_be_tuned_says_why(target: str, error: type[Exception], says: str) -> None:
+    options = checked_options(1, TARGET, None, None, None, "embedded", (), None, None)
+    with pytest.raises(error, match=says):
+        find_device(find_target(target), toolchain_of(options))
+
+
+def test_without_the_card_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitc.devices import Device, Devices
+    from vitc.tune import device
+
+    options = checked_options(1, TARGET, None, None, None, "embedded", (), None, None)
+    toolchain, target = toolchain_of(options), find_target("cuda:sm_90a")
+    monkeypatch.setattr(device, "nvidia_devices", lambda: Devices((), "no NVIDIA driver"))
+    with pytest.raises(DeviceError, match="no NVIDIA GPU here: no NVIDIA driver"):
+        find_device(target, toolchain)
+    other = Device("nvidia", 0, "A100", "sm_80", 1, "")
+    monkeypatch.setattr(device, "nvidia_devices", lambda: Devices((other,)))
+    with pytest.raises(DeviceError, match="A100, which is sm_80"):
+        find_device(target, toolchain)
+
+
+def test_copies_exceed_the_cache(
+    graph: Graph, options: CompileOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "COPIES_BYTES", 50 << 20)
+    work = replace(choices(graph, options)[0], batch=10_000)
+    size = sum(type_.nbytes(work.batch) for type_ in work.call.site.inputs)
+    assert 2 < work.copies < trial.MOST_COPIES
+    assert (work.copies - 1) * size < 50 << 20 <= work.copies * size
+    assert replace(work, batch=1).copies == trial.MOST_COPIES
+    assert replace(work, batch=1 << 22).copies == 2
+
+
+def test_sections_cover_the_ends() -> None:
+    assert trial._sections(100) == [(0, 100)]
+    size = 100 << 20
+    parts = trial._sections(size)
+    assert parts[0][0] == 0
+    assert sum(parts[-1]) == size
+    assert all(a + n <= b for (a, n), (b, _) in pairwise(parts))

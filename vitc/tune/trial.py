@@ -1,0 +1,235 @@
+"""A trial: one library in which a kernel runs with each configuration that a choice has.
+
+Its steps are, for each configuration, the same op on each of several copies of the operands, which
+together are larger than a GPU's L2: in a model, too, weights come from memory. Nobody reads the
+results, so they share one place in the workspace.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vitc.codegen.kernel import KernelCall, Rendered, Site, Target
+from vitc.codegen.records import Choice
+from vitc.codegen.sources import Source
+from vitc.codegen.toolchain import Toolchain
+from vitc.compiler import build_graph
+from vitc.ir.builder import Builder, Value
+from vitc.ir.graph import Graph, Port
+from vitc.ir.op import Array
+from vitc.ir.types import Batch, DType, TensorType, shape_at
+from vitc.ops import Fused
+from vitc.options import CompileOptions
+from vitc.runtime.module import Module
+from vitc.verify.handle import decode, device_of, torch_dtype
+
+COPIES_BYTES = 128 << 20  # of all copies together at least: an H100's L2 has 50 MB
+MOST_COPIES = 96
+SHARED_BYTES = 1 << 16  # constants up to this size, such as biases, are not copied
+
+# Relative L2 by which configurations may differ: each sums in its own order, and rounds at the end.
+AGREEMENT = {
+    DType.FLOAT16: 2e-3,
+    DType.BFLOAT16: 1.6e-2,
+    DType.TF32: 2e-3,
+    DType.FLOAT32: 2e-5,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A choice at one site, for one batch."""
+
+    call: KernelCall
+    choice: Choice
+    batch: int
+
+    @property
+    def copies(self) -> int:
+        """Of the operands; at least two."""
+        site = self.call.site
+        size = sum(type_.nbytes(self.batch) for type_ in site.inputs)
+        return min(MOST_COPIES, max(2, math.ceil(COPIES_BYTES / size)))
+
+
+def build_trial(
+    work: Work, options: CompileOptions, target: Target, toolchain: Toolchain, path: Path
+) -> None:
+    """Compiles the library of a trial, its configurations in parallel through the build cache."""
+    graph, names = trial_graph(work)
+    state = {port.name: _constant(port) for port in graph.weights}
+    wanted = replace(options, batches=(work.batch,), weights="embedded", dump_dir=None)
+    fixed = _Fixed(target, work.call, names)
+    build_graph(graph, state, wanted, path, toolchain=toolchain, target=fixed)
+
+
+def trial_graph(work: Work) -> tuple[Graph, dict[str, str]]:
+    """The graph, and the configuration by which each node of the tuned op is computed.
+
+    The last node, whose result is the graph's, is there because a library has to return something.
+    """
+    site, builder = work.call.site, Builder()
+    inputs: list[Port] = []
+    weights: dict[str, Port] = {}
+    operands: list[list[Value]] = []
+    for copy in range(work.copies):
+        values: list[Value] = []
+        for index, (type_, constant) in enumerate(zip(site.inputs, site.constant, strict=True)):
+            if constant:
+                shared = type_.nbytes() <= SHARED_BYTES
+                port = Port(f"w{index}" if shared else f"w{index}_{copy}", type_)
+                weights[port.name] = port
+                values.append(Value(port.name, type_))
+            else:
+                port = Port(f"x{index}_{copy}", _with_batch_first(type_))
+                inputs.append(port)
+                given = Value(port.name, port.type)
+                same = port.type == type_
+                values.append(given if same else builder.reshape(given, type_.shape))
+        operands.append(values)
+    names: dict[str, str] = {}
+    last = ""
+    for name in (*work.choice.names, work.choice.names[0]):
+        for values in operands:
+            last = builder.emit_all(site.op, *values)[0].name
+            names[last] = name
+    return Graph(
+        "trial", tuple(inputs), tuple(weights.values()), tuple(builder.nodes), (last,)
+    ), names
+
+
+def _with_batch_first(type_: TensorType) -> TensorType:
+    """[3B, n] as [B, 3, n], which is what a library takes."""
+    first, *rest = type_.shape
+    if isinstance(first, Batch) and first.count > 1:
+        return type_.with_shape((Batch(), first.count, *rest))
+    return type_
+
+
+class _Fixed(Target):
+    """A target of one architecture and one kernel, which is told the configuration at each node."""
+
+    def __init__(self, target: Target, call: KernelCall, names: Mapping[str, str]) -> None:
+        self.name, self.isas, self.dtypes = target.name, target.isas, target.dtypes
+        self.stats_width, self.device = target.stats_width, target.device
+        self.kernels = (call.kernel,)
+        self._target, self._names = target, names
+        self._rendered: dict[str, Rendered] = {}
+
+    def render(self, call: KernelCall) -> Mapping[str, Rendered]:
+        name = self._names[call.node.output]
+        if name not in self._rendered:  # the copies differ in their arguments alone
+            self._rendered[name] = call.kernel.render_choice(call, name)
+        return {self.isas[0]: self._rendered[name]}
+
+    def source(self, name: str, isa: str, text: str) -> Source:
+        return self._target.source(name, isa, text)
+
+    def model_source(self, text: str) -> Source:
+        return self._target.model_source(text)
+
+    def io_dtype(self, dtype: DType) -> DType:
+        return self._target.io_dtype(dtype)
+
+
+def _constant(port: Port) -> Array:
+    """Normal numbers, the same for all copies; a weight's make results of about one."""
+    shape = shape_at(port.type.shape, 1)
+    if not port.type.dtype.is_float:
+        return np.zeros(shape)
+    drawn = np.random.default_rng(len(shape)).standard_normal(shape, np.float32)
+    return drawn / math.sqrt(max(1, shape[-1] if len(shape) > 1 else 1))
+
+
+class Trial:
+    """A loaded library of a trial, with distinct random inputs on its device."""
+
+    def __init__(self, work: Work, path: Path) -> None:
+        """Raises LoadError, DeviceError."""
+        self.work = work
+        self.module = Module.open(path, verify=False)
+        self.context = self.module.new_context()
+        device = device_of(self.module)
+        positive = _positive_operands(work.call.site)
+        draw = torch.Generator(device)
+        self.inputs = [
+            _activation(port.shape, port.dtype, port.name.partition("_")[0] in positive, draw)
+            for port in self.module.inputs
+        ]
+        self.outputs = [
+            torch.empty(port.shape, dtype=torch_dtype(port.dtype), device=device)
+            for port in self.module.outputs
+        ]
+
+    def close(self) -> None:
+        self.context.close()
+        self.module.close()
+
+    def runner(self, name: str) -> Callable[[], None]:
+        """Runs a configuration once on each copy."""
+        start = self._first(name)
+        return lambda: self._run(start, start + self.work.copies)
+
+    def results(self, name: str) -> list[Array]:
+        """What a configuration computes of the first copy, as float64; samples of large results.
+
+        The preferred one first fills the place with results of the second copy, so that what a
+        configuration leaves unwritten differs.
+        """
+        self._run(1, 2)
+        first = self._first(name)
+        self._run(first, first + 1)
+        step = self.module.manifest["steps"][first]
+        places = {a["value"]: a["offset"] for a in step["args"] if a["space"] == "workspace"}
+        found: list[Array] = []
+        for entry, type_ in zip(step["outputs"], self.work.call.site.results, strict=True):
+            at, size = places[entry["value"]], type_.nbytes(self.work.batch)
+            raw = np.concatenate([self.context.read(at + i, n) for i, n in _sections(size)])
+            found.append(decode(raw, type_.dtype, (-1,)))
+        return found
+
+    def _first(self, name: str) -> int:
+        return self.work.choice.names.index(name) * self.work.copies
+
+    def _run(self, first: int, last: int) -> None:
+        self.context.run_steps(self.inputs, (first, last), self.outputs)
+
+
+def _sections(size: int) -> list[tuple[int, int]]:
+    """(offset, bytes) of all of a result, or of 16 parts from its first bytes to its last."""
+    part = 1 << 19
+    if size <= 16 * part:
+        return [(0, size)]
+    return [((size - part) * i // 15 // 64 * 64, part) for i in range(15)] + [(size - part, part)]
+
+
+def difference(results: Sequence[Array], expected: Sequence[Array]) -> float:
+    """The largest relative L2 error of a result; inf where one is not finite."""
+    worst = 0.0
+    for got, wanted in zip(results, expected, strict=True):
+        error = float(
+            np.sum(np.square(got - wanted)) / max(float(np.sum(np.square(wanted))), 1e-60)
+        )
+        error = math.sqrt(error)
+        worst = max(worst, error if math.isfinite(error) else math.inf)
+    return worst
+
+
+def _positive_operands(site: Site) -> set[str]:
+    """Names of trial inputs whose square root is taken."""
+    steps = site.op.steps if isinstance(site.op, Fused) else ()
+    return {f"x{step.operand}" for step in steps if step.kind == "row_rstd"}
+
+
+def _activation(
+    shape: Sequence[int], dtype: str, positive: bool, draw: torch.Generator
+) -> torch.Tensor:
+    make: Callable[..., torch.Tensor] = torch.rand if positive else torch.randn
+    drawn = make(*shape, generator=draw, device=draw.device)
+    return (drawn * 100 if positive else drawn).to(torch_dtype(dtype))
