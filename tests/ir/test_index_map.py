@@ -86,13 +86,18 @@ def test_strides_agree_with_numpy(index_map: IndexMap) -> None:
 
 
 @pytest.mark.parametrize("index_map", MAPS, ids=range(len(MAPS)))
-def test_inverse_undoes_permutations(index_map: IndexMap) -> None:
+def test_inverse_puts_elements_back_and_zeros_where_they_were_left_out(
+    index_map: IndexMap,
+) -> None:
     inverse = index_map.inverse()
     if inverse is None:
-        assert any(isinstance(view, Slice | Pad | Expand) for view in index_map.views)
+        steps = [view.step for view in index_map.views if isinstance(view, Slice)]
+        assert any(isinstance(view, Pad | Expand) for view in index_map.views) or max(steps) > 1
         return
-    array = np.arange(np.prod(shape_at(index_map.shape, 2))).reshape(shape_at(index_map.shape, 2))
-    assert np.array_equal(inverse.apply(index_map.apply(array, 2), 2), array)
+    array = 1 + np.arange(np.prod(shape_at(index_map.shape, 2)))
+    array = array.reshape(shape_at(index_map.shape, 2))
+    moved = index_map.apply(array, 2)
+    assert np.array_equal(inverse.apply(moved, 2), np.where(np.isin(array, moved), array, 0))
 
 
 def test_identity_is_the_flat_index() -> None:

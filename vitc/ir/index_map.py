@@ -178,7 +178,10 @@ class IndexMap:
         return array
 
     def inverse(self) -> IndexMap | None:
-        """The map from the result back to the source, when this one only permutes elements."""
+        """The map from the result back to the source; zeros where the result has left elements out.
+
+        None for maps that repeat or skip elements, or make zeros.
+        """
         views: list[View] = []
         shape = self.shape
         for view in self.views:
@@ -188,6 +191,9 @@ class IndexMap:
                 views.append(Permute(tuple(int(axis) for axis in np.argsort(view.axes))))
             elif isinstance(view, Roll):
                 views.append(Roll(view.axis, -view.shift))
+            elif isinstance(view, Slice) and view.step == 1:
+                size = at_batch(shape[view.axis], 1)
+                views.append(Pad(view.axis, view.start, size - view.stop))
             else:
                 return None
             shape = view.infer(shape)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from vitc.ir.builder import Builder, Value
 from vitc.ir.graph import Graph, Node
 from vitc.ops import Concat, Conv2d, Fused, Linear, Move, Norm, Pointwise, Reduce
-from vitc.passes.maps import keeps_columns
+from vitc.passes.maps import in_whole_rows
 from vitc.passes.options import PassOptions
 
 LINEAR_STEPS = frozenset(("add", "sub", "scale"))
@@ -62,7 +62,8 @@ class _Stream:
         if isinstance(op, Norm):
             return not op.recenter
         if isinstance(op, Move):
-            return keeps_columns(op.map) and self._fits(node.inputs, columns)
+            whole = in_whole_rows(op.map) is not None
+            return whole and self._fits(node.inputs, op.map.shape[-1])
         if isinstance(op, Concat):
             return op.axis != len(self.types[node.output].shape) - 1 and self._fits(
                 node.inputs, columns

@@ -146,7 +146,7 @@ def _without_columns(
 def fold_softmax_scale(match: Match, node: Node) -> Replacement:
     """attention(x w^T, k) with scale c = attention(x (c w)^T, k)"""
     op = node.op
-    if not isinstance(op, Attention) or op.scale == 1.0:
+    if not isinstance(op, Attention) or op.scale == 1.0 or op.cosine is not None:
         return None
     if match.is_constant(node.inputs[Q]):
         match.build.hint = node.inputs[Q]
@@ -220,6 +220,8 @@ def drop_k_bias(match: Match, node: Node) -> Replacement:
     source = _source(match, node, K) if isinstance(node.op, Attention) else None
     bias = _bias(match, source) if source is not None else None
     if source is None or bias is None or not isinstance(node.op, Attention):
+        return None
+    if node.op.cosine is not None:  # k's length, which the bias changes, counts
         return None
     if _per_token(source) is None:
         return None

@@ -252,6 +252,22 @@ def with_columns(index_map: IndexMap, columns: Dim) -> IndexMap:
     return IndexMap((*index_map.shape[:-1], columns), views)
 
 
+@lru_cache(maxsize=512)
+def in_whole_rows(index_map: IndexMap) -> IndexMap | None:
+    """The map to [..., k, C] when each row of its result is k whole rows of the source, else None.
+
+    With k = 1 it moves rows (`keeps_columns`); patch merging has k = 4.
+    """
+    result = index_map.result
+    if not index_map.shape or not result:
+        return None
+    columns, width = index_map.shape[-1], result[-1]
+    if isinstance(columns, Batch) or isinstance(width, Batch) or width % columns:
+        return None
+    pieces = canonical(index_map.then(Reshape((*result[:-1], width // columns, columns))))
+    return pieces if keeps_columns(pieces) else None
+
+
 def of_one_image(index_map: IndexMap) -> IndexMap:
     """The map at batch 1, for constants."""
     views = tuple(

@@ -29,6 +29,7 @@ from vitc.passes import (
     recognise_attention,
     row_statistics,
     sink_rows,
+    slide_moves,
 )
 from vitc.passes.options import PassOptions, PassReport
 from vitc.passes.rewrite import Rule
@@ -51,6 +52,7 @@ def _pass(module: ModuleType) -> Pass:
 
 CLEAN = _pass(clean)
 FUSE = _pass(fuse_epilogue)
+NORM_AFFINE = _pass(fold_norm_affine)
 
 PIPELINE: tuple[Pass, ...] = (
     CLEAN,
@@ -67,8 +69,10 @@ PIPELINE: tuple[Pass, ...] = (
     _pass(average_heads),
     _pass(sink_rows),
     CLEAN,
-    _pass(fold_norm_affine),
+    NORM_AFFINE,
     _pass(fold_attention),
+    _pass(slide_moves),
+    NORM_AFFINE,
     FUSE,
     CLEAN,
     _pass(centre_residual),

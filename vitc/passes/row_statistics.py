@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from vitc.ir.builder import Builder, Value
 from vitc.ir.graph import Graph, Node
+from vitc.ir.index_map import Reshape
 from vitc.ir.types import per_image
 from vitc.ops import Fused, Linear, Move, Norm, Pointwise, Step
-from vitc.passes.maps import keeps_columns, with_columns
+from vitc.passes.maps import canonical, in_whole_rows, keeps_columns, with_columns
 from vitc.passes.options import PassOptions
 
 WRITERS = (Linear, Pointwise, Norm)
@@ -37,7 +38,7 @@ def _removal(graph: Graph, norm: Node) -> _Removal | None:
     moves: list[Move] = []
     node = graph.producers.get(norm.inputs[0])
     while node is not None and isinstance(node.op, Move):
-        if not keeps_columns(node.op.map):
+        if in_whole_rows(node.op.map) is None:
             return None
         moves.insert(0, node.op)
         node = graph.producers.get(node.inputs[0])
@@ -125,8 +126,16 @@ class _Rebuilder:
         )
 
     def _move_statistics(self, move: Move, statistics: Value) -> Value:
+        """The rows' statistics, moved as the rows are; those of merged rows stand side by side."""
         self.build.hint = statistics.name
-        return self.build.emit(Move(with_columns(move.map, statistics.shape[-1])), statistics)
+        parts = statistics.shape[-1]
+        if keeps_columns(move.map):
+            return self.build.emit(Move(with_columns(move.map, parts)), statistics)
+        pieces = in_whole_rows(move.map)
+        assert pieces is not None
+        moved = with_columns(pieces, parts)
+        merged = Reshape((*moved.result[:-2], per_image(moved.result[-2:])))
+        return self.build.emit(Move(canonical(moved.then(merged))), statistics)
 
     def _divided(self, node: Node, row: _Row) -> Node:
         """The linear that reads the rows as they are, and divides by their root mean square."""

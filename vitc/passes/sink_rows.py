@@ -48,8 +48,8 @@ def _computed(node: Node, wanted: Spans, shapes: Sequence[Shape], shape: Shape) 
         spans[-1] = wanted[-1]  # unread columns are left out of the weight, which costs nothing
     elif isinstance(op, Norm | Softmax):
         spans[-1] = None
-    elif isinstance(op, Attention):
-        spans = [None, None, spans[2], None]
+    elif isinstance(op, Attention):  # regions speak of all tokens
+        spans = [None, None, None if op.regions else spans[2], None]
     elif not isinstance(op, Pointwise | Concat | Move):
         return everything(shape)
     return tuple(spans)
