@@ -1,6 +1,6 @@
 # The commands of a checkout. Each sets up what it needs in .venv, once; see tools/environment.sh.
 #
-#   make demo     compile ViT-B/16 for this machine's CPU, run it on a photo, check it against timm
+#   make demo     compile ViT-B/16 for this machine's GPU or CPU, run it on a photo, check it against timm
 #   make test     the tests;  make test PYTEST_ARGS="-k memory -n 0"
 #   make lint     ruff, pyright, clang-format;  make format applies them
 #

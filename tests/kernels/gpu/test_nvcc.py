@@ -49,12 +49,12 @@ graph attention(%x: {t}[B,{n},2304]) {{
 }}
 """
 CHAIN = """
-graph chain(%x: f16[B,197,768], %s: f32[B,197,12], %r: f16[B,197,1024]) {
-  weight %w: f16[1024,768]
-  weight %b: f16[1024]
-  %y = linear(%x, %w, %s, %b, %r) {steps=[row_rstd($2, 768.0, 1e-6), add($3), gelu, add($4)]}
+graph chain(%x: {t}[B,197,768], %s: f32[B,197,12], %r: {t}[B,197,1024]) {{
+  weight %w: {t}[1024,768]
+  weight %b: {t}[1024]
+  %y = linear(%x, %w, %s, %b, %r) {{steps=[row_rstd($2, 768.0, 1e-6), add($3), gelu, add($4)]}}
   return %y
-}
+}}
 """
 
 
@@ -96,15 +96,13 @@ def kernels(graphs: Iterable[Graph], arch: str) -> list[str]:
     )
 
 
-def every_tile(arch: str) -> list[str]:
+def every_tile(arch: str, dtype: DType) -> list[str]:
     """One GEMM with all tiles that selection may choose."""
     card = ARCHITECTURES[arch]
-    tiles = [tile for tile in gemm.TILES if tile.shared_bytes(card) <= card.shared_bytes]
-    configs = tuple(
-        gemm.Config(tile.cpp(card, DType.FLOAT16), i) for i, tile in enumerate(tiles, 1)
-    )
+    tiles = gemm.tiles_of(card, dtype).values()
+    configs = tuple(gemm.Config(tile.cpp(card, dtype), i) for i, tile in enumerate(tiles, 1))
     with patch.object(gemm, "choose_configs", lambda *_: configs):
-        return kernels([parse_graph(CHAIN)], arch)
+        return kernels([parse_graph(CHAIN.format(t=dtype.short))], arch)
 
 
 def joined(texts: Iterable[str]) -> str:
@@ -137,11 +135,39 @@ class Group:
         return f"{self.name}-{self.arch}"
 
 
-HALF, SINGLE, TF32 = DType.FLOAT16, DType.FLOAT32, DType.TF32
+HALF, BRAIN, TF32, SINGLE = DType.FLOAT16, DType.BFLOAT16, DType.TF32, DType.FLOAT32
+# Every kernel family for every architecture, and in every dtype; sm_90a's own kernels are in
+# tests/toolchain.
 GROUPS = [
-    Group("ops", "sm_80", lambda: kernels(op_graphs(HALF), "sm_80"), "HMMA.16816.F32"),
-    Group("tiles", "sm_80", lambda: every_tile("sm_80"), "HMMA.16816.F32"),
-    Group("tiles", "sm_75", lambda: every_tile("sm_75"), "HMMA.1688.F32"),
+    Group(f"ops-{t.short}", arch, lambda a=arch, t=t: kernels(op_graphs(t), a), instruction)
+    for arch, t, instruction in (
+        ("sm_75", HALF, "HMMA.1688.F32"),
+        ("sm_75", SINGLE, "FFMA"),
+        ("sm_80", HALF, "HMMA.16816.F32"),
+        ("sm_80", SINGLE, "HMMA.1688.F32"),
+        ("sm_86", BRAIN, "HMMA.16816.F32.BF16"),
+        ("sm_86", SINGLE, "FFMA"),
+        ("sm_89", HALF, "HMMA.16816.F32"),
+        ("sm_90", BRAIN, "HMMA.16816.F32.BF16"),
+        ("sm_90", SINGLE, "HMMA.1688.F32"),
+        ("sm_100", HALF, "HMMA.16816.F32"),
+        ("sm_100", TF32, "HMMA.1688.F32.TF32"),
+        ("sm_120", HALF, "HMMA.16816.F32"),
+    )
+]
+GROUPS += [
+    Group(f"tiles-{t.short}", arch, lambda a=arch, t=t: every_tile(a, t), instruction)
+    for arch, t, instruction in (
+        ("sm_75", HALF, "HMMA.1688.F32"),
+        ("sm_75", SINGLE, "FFMA"),
+        ("sm_80", HALF, "HMMA.16816.F32"),
+        ("sm_80", TF32, "HMMA.1688.F32.TF32"),
+        ("sm_80", SINGLE, "HMMA.1688.F32.TF32"),
+        ("sm_89", SINGLE, "FFMA"),
+        ("sm_90", BRAIN, "HMMA.16816.F32.BF16"),
+    )
+]
+GROUPS += [
     Group("vit", "sm_80", lambda: kernels(vit_graphs(HALF), "sm_80"), "HMMA.16816.F32"),
     Group("vit", "sm_75", lambda: kernels(vit_graphs(HALF), "sm_75"), "HMMA.1688.F32"),
     Group("vit", "sm_90", lambda: kernels(vit_graphs(HALF), "sm_90"), "HMMA.16816.F32"),
@@ -193,6 +219,17 @@ def errors_of(report: str) -> str:
     return "\n".join(telling or lines)[:6000]
 
 
+def check_overlap(name: str, body: str) -> None:
+    """A kernel waits for the previous one before it touches activations (vitc/gpu/launch.h)."""
+    before, waits, after = body.partition("ACQBULK")
+    assert waits, f"{name} does not wait"
+    assert "PREEXIT" in after, f"{name} does not let the next kernel start"
+    assert "STG" not in before, f"{name} stores before it waits"
+    # What a GEMM copies and attention looks up that early are constants.
+    if not re.search(r"gemm_kernel|attention_kernel", name):
+        assert not re.search(r"\bLDG", before), f"{name} loads before it waits"
+
+
 @pytest.mark.parametrize("group", GROUPS, ids=str)
 def test_rendered_kernels_compile(group: Group, tmp_path: Path) -> None:
     nvcc()  # skips before anything is rendered
@@ -204,11 +241,15 @@ def test_rendered_kernels_compile(group: Group, tmp_path: Path) -> None:
     sass = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
     products = 0
     for name, body in re.findall(r"Function : (\w+)(.*?)(?=Function :|\Z)", sass, re.DOTALL):
+        if ARCHITECTURES[group.arch].sm >= 90:
+            check_overlap(name, body)
         if not re.search(r"gemm_kernel|attention_kernel", name):
             continue
         products += 1
-        assert len(re.findall(rf"\b{group.instruction}", body)) >= 4, name
-        assert "LDSM" in body, f"no ldmatrix in {name}"
+        # An attention over a few keys needs one for the scores, one for the values.
+        assert len(re.findall(rf"\b{group.instruction}", body)) >= 2, name
+        if group.instruction != "FFMA":
+            assert "LDSM" in body, f"no ldmatrix in {name}"
         if group.arch != "sm_75" and "attention_kernel" in name:
             assert "LDGSTS" in body, f"no asynchronous copy in {name}"
     assert products
@@ -217,7 +258,7 @@ def test_rendered_kernels_compile(group: Group, tmp_path: Path) -> None:
 def test_a_spill_is_an_error(tmp_path: Path) -> None:
     """Three products a pair over 197 keys at once do not fit the registers."""
     nvcc()
-    with patch("vitc.codegen.targets.gpu.attention.THREE_PRODUCTS_KEYS", 208):
+    with patch("vitc.codegen.targets.gpu.attention_tiles.THREE_PRODUCTS_KEYS", 208):
         texts = kernels(attention_graphs(SINGLE)[:1], "sm_80")
     with pytest.raises(AssertionError, match="spill"):
         compiled(texts, "sm_80", tmp_path)

@@ -108,8 +108,8 @@ BUGS = [
         "gemm: tiles of B swapped",
         GEMM_TF32,
         "warp_tile.h",
-        "first_b + column(j + l / 16, l % 8), chunk + l / 8 % 2",
-        "first_b + column(j + l / 8 % 2, l % 8), chunk + l / 16",
+        "column(first + j + l / 16, l % 8)",
+        "column(first + j + l / 8 % 2, l % 8)",
     ),
     Bug(
         "gemm: rows of A's fragment in the wrong lanes",

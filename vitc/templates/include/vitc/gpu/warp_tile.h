@@ -64,8 +64,9 @@ struct WarpTile {
   template <class LayoutA, class LayoutB>
   VITC_DEVICE void multiply_tensor(const char* a, const char* b, int first_a, int first_b,
                                    int chunk) {
+    // Tiles of B whose fragments are held at once: those of Tf32x3 would not all fit the registers.
+    constexpr int kAtOnce = sizeof(typename Policy::B) > 8 ? 2 : kTilesN;
     typename Policy::A fragment_a[kTilesM];
-    typename Policy::B fragment_b[kTilesN];
     const int l = lane();
     VITC_UNROLL
     for (int i = 0; i < kTilesM;
@@ -75,16 +76,23 @@ struct WarpTile {
       fragment_a[i] = Policy::make_a(r);
     }
     VITC_UNROLL
-    for (int j = 0; j < kTilesN; j += 2) {  // matrices: both chunks of tile j, then of tile j + 1
-      uint32_t r[4];
-      ldmatrix_x4(r, b + LayoutB::offset(first_b + column(j + l / 16, l % 8), chunk + l / 8 % 2));
-      fragment_b[j] = Policy::make_b(r[0], r[1]);
-      fragment_b[j + 1] = Policy::make_b(r[2], r[3]);
-    }
-    VITC_UNROLL
-    for (int i = 0; i < kTilesM; ++i) {
+    for (int first = 0; first < kTilesN; first += kAtOnce) {
+      typename Policy::B fragment_b[kAtOnce];
       VITC_UNROLL
-      for (int j = 0; j < kTilesN; ++j) Policy::multiply(sum[i][j], fragment_a[i], fragment_b[j]);
+      for (int j = 0; j < kAtOnce; j += 2) {  // matrices: both chunks of tile j, then of tile j + 1
+        const int row = first_b + column(first + j + l / 16, l % 8);
+        uint32_t r[4];
+        ldmatrix_x4(r, b + LayoutB::offset(row, chunk + l / 8 % 2));
+        fragment_b[j] = Policy::make_b(r[0], r[1]);
+        fragment_b[j + 1] = Policy::make_b(r[2], r[3]);
+      }
+      VITC_UNROLL
+      for (int i = 0; i < kTilesM; ++i) {
+        VITC_UNROLL
+        for (int j = 0; j < kAtOnce; ++j) {
+          Policy::multiply(sum[i][first + j], fragment_a[i], fragment_b[j]);
+        }
+      }
     }
   }
 
