@@ -116,6 +116,7 @@ struct PlanesConv {
       for (int r = 0; r < kTileRows; ++r) acc[r][0] = acc[r][1] = Vec{};
       const float* b = panel + half;
       for (int64_t line = 0; line < kLines; ++line)
+#pragma GCC unroll 1  // unrolled, the accumulators would no longer fit the registers
         for (int64_t kx = 0; kx < S::kKernelW; ++kx, b += kPanel)
           Product<float>::step<kTileRows, S::kStrideW>(lines + line * kSpan + kx * S::kDilationW, b,
                                                        acc);
