@@ -14,11 +14,6 @@ def readable(operand: Operand, result: Shape) -> bool:
     return access is not None and not access.guards
 
 
-def readable_step(site: Site, index: int, operand: Operand) -> bool:
-    """As `readable`, for step operand `index` of a site."""
-    return readable(operand, step_shape(site, index))
-
-
 def step_shape(site: Site, index: int) -> Shape:
     """The shape that step operand `index` is read over: statistics keep their own columns."""
     assert isinstance(site.op, Fused)

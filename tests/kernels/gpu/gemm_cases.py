@@ -181,7 +181,8 @@ def norm_chain(form: str, n: int, *, slices: int = 3, chosen: Tile | None = None
     rstd = 1 / np.sqrt(sums.astype(np.float64).sum(1) / k + 1e-6)
     want = (av @ wv.T * rstd[:, None] + bv) * gv + tv[np.arange(m) % period] + rv
     epilogue = f"""  VITC_DEVICE float row_scale(int row) const {{
-    return gpu::rstd<{slices}>(sums_in + row * {slices}, 1.f / {k}, 1e-6f);
+    return gpu::rstd<{slices}, {slices}>(
+        sums_in, [&](int) {{ return row * {slices}; }}, 1.f / {k}, 1e-6f);
   }}
   template <int V>
   VITC_DEVICE void operator()(int row, int column, float (&v)[V], float row_scale) const {{

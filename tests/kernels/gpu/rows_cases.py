@@ -168,11 +168,19 @@ def rows_cases(dtype: str) -> list[Case]:
     ]
 
 
-def conv(form: str, channels: int, size: int, kernel: int, stride: int, pad: int) -> Case:
+def conv(
+    form: str, channels: int, size: int, kernel: int, stride: int, pad: int, *, planes: bool = False
+) -> Case:
+    """planes: the image lies in memory as [B, C, H, W]."""
     t = tile(form)
     images, n = 2, 40
     x, xv = draw((images, size, size, channels), t.dtype, 43, exact=True)
+    if planes:
+        x = np.moveaxis(x, -1, 1).copy()
+    steps = (1, size * size, size) if planes else (channels, 1, size * channels)
     w, wv = draw((n, kernel, kernel, channels), t.dtype, 44, exact=True)
+    depth, chunk = kernel * kernel * channels, 16 // w.itemsize
+    w = np.pad(w.reshape(n, depth), ((0, 0), (0, -depth % chunk)))
     padded = np.pad(xv, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))
     windows = windows[:, ::stride, ::stride]  # [image, y, x, c, ky, kx]
@@ -185,12 +193,15 @@ def conv(form: str, channels: int, size: int, kernel: int, stride: int, pad: int
   static constexpr int kStrideH = {stride}, kStrideW = {stride};
   static constexpr int kPadTop = {pad}, kPadLeft = {pad}, kDilationH = 1, kDilationW = 1;
   static constexpr int kOutH = {side}, kOutW = {side};
+  static constexpr int kImageStride = {size * size * channels}, kRowStride = {steps[2]};
+  static constexpr int kPixelStride = {steps[0]}, kChannelStride = {steps[1]};
+  static constexpr bool kVector = {"true" if channels % chunk == 0 and not planes else "false"};
 }};
-using Source = gpu::WindowRows<T, Shape>;"""
+using Source = gpu::WindowRows<T, Shape, {w.shape[1]}>;"""
     body = program(
         t,
         n,
-        channels * kernel * kernel,
+        w.shape[1],
         source=source,
         epilogue=PLAIN,
         members="T* out;",
@@ -200,7 +211,8 @@ using Source = gpu::WindowRows<T, Shape>;"""
     def check(arrays: Sequence[NDArray]) -> None:
         compare(arrays[2], want.reshape(m, n), t.dtype, exact=True)
 
-    name = f"conv {kernel}x{kernel} stride {stride} pad {pad} of {channels} channels {form}"
+    layout = " in planes" if planes else ""
+    name = f"conv {kernel}x{kernel} stride {stride} pad {pad} of {channels} channels{layout} {form}"
     out = poison((m, n), t.dtype)
     return Case(name, body, [x, w, out], check, (m,), t.arch, header=BOTH)
 
@@ -212,4 +224,5 @@ def conv_cases(form: str) -> list[Case]:
         conv(form, 3, 12, 3, 2, 1),
         conv(form, 3, 14, 7, 4, 3),
         conv(form, 32, 8, 2, 2, 0),
+        conv(form, 3, 13, 3, 2, 1, planes=True),
     ]

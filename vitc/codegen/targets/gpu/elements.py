@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from vitc.codegen.access import run_access
-from vitc.codegen.kernel import KernelCall, Operand, Rendered, Site
+from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
 from vitc.codegen.products import left_shape, right_operand
 from vitc.codegen.reductions import neighbours, reduction, split_axes, viewed
 from vitc.codegen.render import render
-from vitc.codegen.steps import aliasable, readable_step
+from vitc.codegen.steps import aliasable
 from vitc.codegen.targets.gpu.epilogue import (
     C_TYPES,
     Epilogue,
     float_text,
+    readable_step,
     refusal,
     render_epilogue,
     writable,
@@ -23,9 +24,24 @@ from vitc.codegen.targets.gpu.gemm import Config, choose_configs
 from vitc.codegen.targets.gpu.kernel import GpuKernel
 from vitc.codegen.targets.gpu.sources import RowSource, row_source, row_total
 from vitc.codegen.windows import Window, window_of
+from vitc.ir.builder import Builder, Value
 from vitc.ir.op import Op
-from vitc.ir.types import Batch, Shape, per_image
+from vitc.ir.types import Batch, Shape, TensorType, per_image
 from vitc.ops import Conv2d, Fused, GroupNorm, MatMul, Pool2d, Reduce
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How an image [B, H, W, C] lies in memory: strides in elements.
+
+    vector: whether chunks of channels lie whole and aligned.
+    """
+
+    image: int
+    row: int
+    pixel: int
+    channel: int
+    vector: bool
 
 
 @dataclass(frozen=True)
@@ -33,8 +49,8 @@ class ElementsParams:
     """Parameters of templates/gpu/elements.cu.jinja.
 
     value: C++ type of the functor that computes an element; start: how it is filled. window,
-    source, offset: what the type refers to, where it does. kernel: "elementwise", "group_norm"
-    with its template arguments in `value`, or "gemm" with `configs`.
+    pixels, source, offset: what the type refers to, where it does. kernel: "elementwise",
+    "group_norm" with its template arguments in `value`, or "gemm" with `configs` and `depth`.
     """
 
     kernel: str
@@ -45,10 +61,12 @@ class ElementsParams:
     start: str
     epilogue: Epilogue
     window: Window | None = None
+    pixels: Pixels | None = None
     source: RowSource | None = None
     offset: str = ""
     configs: tuple[Config, ...] = ()
     eps: str = "0.f"
+    depth: int = 0
 
 
 def _rendered(params: ElementsParams) -> Rendered:
@@ -71,7 +89,27 @@ class _ElementKernel(GpuKernel):
         return writable(operand, site.results[0].shape)
 
 
-class GpuConv2d(_ElementKernel):
+class _WindowKernel(_ElementKernel):
+    """Windows over images, which may lie in memory as planes."""
+
+    def reads(self, site: Site, index: int, operand: Operand) -> bool:
+        if index == 0:
+            return _pixels(operand, 1) is not None
+        return super().reads(site, index, operand)
+
+
+def _pixels(operand: Operand, chunk: int) -> tuple[int, Pixels] | None:
+    """(offset, strides) of an image, read in chunks of so many channels where it can be."""
+    affine = operand.map.strides()
+    if affine is None:
+        return None
+    offset, (image, row, pixel, channel) = affine
+    whole = per_image(operand.map.result[-1:]) % chunk == 0 and channel == 1
+    aligned = all(step % chunk == 0 for step in (offset, image, row, pixel))
+    return offset, Pixels(image, row, pixel, channel, whole and aligned)
+
+
+class GpuConv2d(_WindowKernel):
     """Convolution as an implicit GEMM; grouped ones term by term."""
 
     name: ClassVar[str] = "conv2d"
@@ -83,41 +121,61 @@ class GpuConv2d(_ElementKernel):
     def in_place(self, call: KernelCall) -> tuple[int, ...]:
         return aliasable(call, first_step_operand=2)
 
+    def packing(self, site: Site, index: int) -> Packing | None:
+        assert isinstance(site.op, Conv2d)
+        return _whole_chunks(site.inputs[1]) if index == 1 and site.op.groups == 1 else None
+
     def render(self, call: KernelCall) -> Rendered:
         op, site = call.site.op, call.site
         assert isinstance(op, Conv2d)
         x, w = site.inputs[:2]
         result = site.results[0].shape
-        out, height, width, depth = (per_image((dim,)) for dim in w.shape)
+        out, height, width = (per_image((dim,)) for dim in w.shape[:3])
+        found = _pixels(call.inputs[0], 16 // w.dtype.itemsize)
+        assert found is not None, call.inputs[0].map
+        offset, pixels = found
         image, weight = C_TYPES[x.dtype], C_TYPES[w.dtype]
-        data = f"arg<const {image}>(call, 0)"
+        data = f"arg<const {image}>(call, 0)" + (f" + {offset}" if offset else "")
+        depth = per_image(call.inputs[1].type.shape[1:])
         params = ElementsParams(
             kernel="gemm",
             label=f"conv2d {height}x{width}",
             m=row_total(result),
             n=out,
-            value=f"WindowRows<{image}, Shape>",
+            value=f"WindowRows<{image}, Shape, {depth}>",
             start=data,
             epilogue=render_epilogue(op, call.inputs, call.outputs, result),
             window=window_of(x.shape, result, op, (height, width)),
-            configs=choose_configs(self.tuning, w.dtype, result, height * width * depth, 0),
+            pixels=pixels,
+            configs=choose_configs(self.tuning, w.dtype, result, depth, 0),
+            depth=depth,
         )
         if op.groups == 1:
             return _rendered(params)
-        direct = ElementsParams(
+        direct = replace(
+            params,
             kernel="elementwise",
-            label=params.label,
-            m=params.m,
-            n=out,
             value=f"DirectConv<{image}, {weight}, Shape, {out}, {op.groups}>",
             start=f"{data}, arg<const {weight}>(call, 1)",
-            epilogue=params.epilogue,
-            window=params.window,
+            configs=(),
         )
         return _rendered(direct)
 
 
-class GpuPool2d(_ElementKernel):
+def _whole_chunks(w: TensorType) -> Packing | None:
+    """[O, kh, kw, C] as rows of whole 16-byte chunks, or None where they are."""
+    chunk = 16 // w.dtype.itemsize
+    out, depth = per_image(w.shape[:1]), per_image(w.shape[1:])
+    if depth % chunk == 0:
+        return None
+
+    def build(b: Builder, value: Value) -> Value:
+        return b.pad(b.reshape(value, (out, depth)), 1, 0, -depth % chunk)
+
+    return Packing(f"chunks{chunk}", build)
+
+
+class GpuPool2d(_WindowKernel):
     """Maximum and average pooling."""
 
     name: ClassVar[str] = "pool2d"
@@ -130,6 +188,9 @@ class GpuPool2d(_ElementKernel):
         average = "kMeanPadded" if op.count_padding else "kMean"
         kind = "kMax" if op.kind == "max" else average
         image = C_TYPES[site.inputs[0].dtype]
+        found = _pixels(call.inputs[0], 1)
+        assert found is not None, call.inputs[0].map
+        offset, pixels = found
         return _rendered(
             ElementsParams(
                 kernel="elementwise",
@@ -137,9 +198,10 @@ class GpuPool2d(_ElementKernel):
                 m=row_total(result),
                 n=per_image(result[-1:]),
                 value=f"PoolWindow<{image}, Shape, Pool::{kind}>",
-                start=f"arg<const {image}>(call, 0)",
+                start=f"arg<const {image}>(call, 0)" + (f" + {offset}" if offset else ""),
                 epilogue=render_epilogue(op, call.inputs, call.outputs, result),
                 window=window_of(site.inputs[0].shape, result, op, op.kernel),
+                pixels=pixels,
             )
         )
 

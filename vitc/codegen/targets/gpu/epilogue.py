@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vitc.codegen.access import RowAccess, row_access
+from vitc.codegen.access import RowAccess, row_access, run_access
 from vitc.codegen.kernel import Operand, Site
+from vitc.codegen.steps import readable, step_shape
 from vitc.ir.expr import Expr
 from vitc.ir.op import TypeMismatch
 from vitc.ir.types import DType, Shape, per_image
@@ -111,6 +112,14 @@ def writable(operand: Operand, result: Shape) -> bool:
     )
 
 
+def readable_step(site: Site, index: int, operand: Operand) -> bool:
+    """Whether step operand `index` can be read; statistics also in runs, as a merge leaves them."""
+    shape = step_shape(site, index)
+    if shape == site.results[0].shape:
+        return readable(operand, shape)
+    return run_access(operand, shape) is not None
+
+
 def render_epilogue(
     op: Fused,
     inputs: tuple[Operand, ...],
@@ -194,13 +203,18 @@ def _operand_step(
 
 def _row_rstd(writer: _Writer, step: Step, operand: Operand, result: Shape) -> None:
     shape = (*result[:-1], operand.map.result[-1])
-    access = _require(row_access(operand, shape), operand)
     assert step.operand is not None
+    runs = run_access(operand, shape)
+    if runs is None:
+        raise TypeMismatch(f"statistics %{operand.value} cannot be read through {operand.map}")
     pointer = _pointer(writer, step.operand, operand)
     size, eps = step.values
-    parts = per_image(shape[-1:])
-    where = f"{pointer} + {access.row}"
-    writer.row_scale = f"rstd<{parts}>({where}, 1.f / {int(size)}, {float_text(eps)})"
+    guard = " && ".join(str(guard) for guard in runs.guards)
+    begin = f"{guard} ? {runs.start} : -1" if guard else str(runs.start)
+    writer.row_scale = (
+        f"rstd<{per_image(shape[-1:])}, {runs.run}>({pointer}, "
+        f"[&]([[maybe_unused]] int k) {{ return {begin}; }}, 1.f / {int(size)}, {float_text(eps)})"
+    )
     writer.lines.append("scale(v, row_scale);")
 
 

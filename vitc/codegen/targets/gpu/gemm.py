@@ -9,9 +9,15 @@ from vitc.codegen.access import row_count, run_access
 from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
 from vitc.codegen.records import Choice, fastest
 from vitc.codegen.render import render
-from vitc.codegen.steps import aliasable, readable_step
+from vitc.codegen.steps import aliasable
 from vitc.codegen.targets.gpu.device import Architecture, Tuning
-from vitc.codegen.targets.gpu.epilogue import Epilogue, refusal, render_epilogue, writable
+from vitc.codegen.targets.gpu.epilogue import (
+    Epilogue,
+    readable_step,
+    refusal,
+    render_epilogue,
+    writable,
+)
 from vitc.codegen.targets.gpu.kernel import GpuKernel
 from vitc.codegen.targets.gpu.sources import RowSource, row_source, row_total
 from vitc.ir.op import Op

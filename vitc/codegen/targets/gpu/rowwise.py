@@ -8,11 +8,12 @@ from typing import ClassVar
 from vitc.codegen.access import run_access
 from vitc.codegen.kernel import KernelCall, Operand, Rendered, Site
 from vitc.codegen.render import render
-from vitc.codegen.steps import aliasable, readable_step
+from vitc.codegen.steps import aliasable
 from vitc.codegen.targets.gpu.epilogue import (
     C_TYPES,
     Epilogue,
     float_text,
+    readable_step,
     refusal,
     render_epilogue,
     writable,

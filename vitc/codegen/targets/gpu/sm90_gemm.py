@@ -9,11 +9,12 @@ from vitc.codegen.access import row_access, row_count
 from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
 from vitc.codegen.records import Choice
 from vitc.codegen.render import render
-from vitc.codegen.steps import aliasable, readable_step
+from vitc.codegen.steps import aliasable
 from vitc.codegen.targets.gpu.epilogue import (
     C_TYPES,
     Epilogue,
     multiples,
+    readable_step,
     refusal,
     render_epilogue,
     writable,

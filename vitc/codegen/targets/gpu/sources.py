@@ -18,7 +18,8 @@ class RowSource:
     type: of the stored elements. start: base pointer. vector: whether 16-byte chunks lie whole and
     aligned. row: offset of a row, in m. column: what element k adds to it, in k; where the two
     cannot be told apart, `row` is "" and `column` is the whole offset in m and k. guard: condition
-    on m outside of which the row is zero.
+    on m outside of which the row is zero. inner: condition on m and k outside of which an element
+    is.
     """
 
     type: str
@@ -27,6 +28,7 @@ class RowSource:
     row: str
     column: str
     guard: str
+    inner: str = ""
 
 
 def row_source(operand: Operand, shape: Shape, index: int = 0) -> RowSource:
@@ -40,13 +42,16 @@ def row_source(operand: Operand, shape: Shape, index: int = 0) -> RowSource:
         return RowSource(type_, start, aligned, str(access.row), "k", _text(access.guards))
     runs = run_access(operand, shape)
     assert runs is not None, operand.map
-    guard = _text(runs.guards)
+    guard = _text(tuple(g for g in runs.guards if "k" not in variables(g.value)))
+    inner = _text(tuple(g for g in runs.guards if "k" in variables(g.value)))
     parts = _separate(runs.start)
     if parts is None:
-        return RowSource(type_, start, False, "", f"{runs.start} + k % {runs.run}", guard)
+        column = f"{runs.start} + k % {runs.run}"
+        return RowSource(type_, start, False, "", column, guard, inner)
     row, column = parts
     aligned = runs.run % chunk == 0 and multiples(row, chunk) and multiples(column, chunk)
-    return RowSource(type_, start, aligned, str(row), f"{column} + k % {runs.run}", guard)
+    column = f"{column} + k % {runs.run}"
+    return RowSource(type_, start, aligned, str(row), column, guard, inner)
 
 
 def _text(guards: tuple[Guard, ...]) -> str:

@@ -156,13 +156,17 @@ VITC_DEVICE void write_unaligned(T* to, float (&v)[V]) {
   }
 }
 
-// 1 / sqrt(mean of squares + eps) of a row from the partial sums that its writer left: kSlices of
-// them.
-template <int kSlices>
-VITC_DEVICE float rstd(const float* partial_sums, float one_over_n, float eps) {
+// 1 / sqrt(mean of squares + eps) of a row from the partial sums that its writers left: kSlices of
+// them, which lie at begin(i) in runs of kRun; begin is -1 for zeros.
+template <int kSlices, int kRun, class Begin>
+VITC_DEVICE float rstd(const float* partial_sums, const Begin& begin, float one_over_n, float eps) {
   float sum = 0;
   VITC_UNROLL
-  for (int i = 0; i < kSlices; ++i) sum += partial_sums[i];
+  for (int i = 0; i < kSlices; i += kRun) {
+    const int at = begin(i);
+    VITC_UNROLL
+    for (int j = 0; j < kRun; ++j) sum += at < 0 ? 0.f : partial_sums[at + j];
+  }
   return 1.f / sqrtf(fmaf(sum, one_over_n, eps));
 }
 

@@ -163,21 +163,22 @@ struct ReduceAxis {
   }
 };
 
-// A window over channels-last images; `Shape` states its geometry as constants (templates/gpu).
+// A window over images; `Shape` states its geometry and the strides of the pixels as constants
+// (templates/gpu).
 template <class Shape>
 struct WindowPosition {
-  int image, y, x;  // of the top left corner, which may lie outside
+  int image, y, x;  // where the image begins; the top left corner, which may lie outside
+  WindowPosition() = default;
   VITC_DEVICE explicit WindowPosition(int m)
-      : image(m / (Shape::kOutH * Shape::kOutW)),
+      : image(m / (Shape::kOutH * Shape::kOutW) * Shape::kImageStride),
         y(m / Shape::kOutW % Shape::kOutH * Shape::kStrideH - Shape::kPadTop),
         x(m % Shape::kOutW * Shape::kStrideW - Shape::kPadLeft) {}
-  // Offset of the tap's pixel in channels, or -1 outside.
+  // Offset of the tap's pixel, or -1 outside.
   VITC_DEVICE int tap(int ky, int kx) const {
     const int row = y + ky * Shape::kDilationH, column = x + kx * Shape::kDilationW;
     const bool inside =
         unsigned(row) < unsigned(Shape::kHeight) && unsigned(column) < unsigned(Shape::kWidth);
-    return inside ? ((image * Shape::kHeight + row) * Shape::kWidth + column) * Shape::kChannels
-                  : -1;
+    return inside ? image + row * Shape::kRowStride + column * Shape::kPixelStride : -1;
   }
 };
 
@@ -194,7 +195,7 @@ struct PoolWindow {
       for (int kx = 0; kx < Shape::kKernelW; ++kx) {
         const int at = window.tap(ky, kx);
         if (at < 0) continue;
-        const float x = to_float(image[at + n]);
+        const float x = to_float(image[at + n * Shape::kChannelStride]);
         total = kPool == Pool::kMax ? maximum(total, x) : total + x;
         ++inside;
       }
@@ -220,32 +221,30 @@ struct DirectConv {
         const int at = window.tap(ky, kx);
         if (at < 0) continue;
         for (int c = 0; c < kDepth; ++c)
-          total = fmaf(to_float(image[at + first + c]), to_float(w[c]), total);
+          total = fmaf(to_float(image[at + (first + c) * Shape::kChannelStride]), to_float(w[c]),
+                       total);
       }
     }
     return total;
   }
 };
 
-// A source of gemm.cuh: A's row is an output position, k runs over (ky, kx, channel).
-template <class T_, class Shape>
+// A source of gemm.cuh: A's row is an output position, k runs over (ky, kx, channel) and on to kK.
+// Shape::kVector: no chunk straddles two positions.
+template <class T_, class Shape, int kK>
 struct WindowRows {
   using T = T_;
-  static constexpr int kK = Shape::kKernelH * Shape::kKernelW * Shape::kChannels;
-  // A chunk holds 16 bytes of the storage type, 8 elements at most; it must not straddle two
-  // positions.
-  static constexpr bool kVector = Shape::kChannels % (sizeof(T) == 4 ? 4 : 8) == 0;
-  struct Row {
-    int m;
-  };
+  static constexpr bool kVector = Shape::kVector;
+  using Row = WindowPosition<Shape>;
   const T* data;
 
-  VITC_DEVICE Row row(int m) const { return {m}; }
-  VITC_DEVICE const T* at(Row row, int k) const {
-    const int position = k / Shape::kChannels;
-    const int at =
-        WindowPosition<Shape>(row.m).tap(position / Shape::kKernelW, position % Shape::kKernelW);
-    return at < 0 ? nullptr : data + at + k % Shape::kChannels;
+  VITC_DEVICE Row row(int m) const { return Row(m); }
+  VITC_DEVICE const T* at(const Row& row, int k) const {
+    constexpr int kTaps = Shape::kKernelH * Shape::kKernelW;
+    const int tap = k / Shape::kChannels, channel = k % Shape::kChannels;
+    if (kK > kTaps * Shape::kChannels && tap >= kTaps) return nullptr;
+    const int at = row.tap(tap / Shape::kKernelW, tap % Shape::kKernelW);
+    return at < 0 ? nullptr : data + at + channel * Shape::kChannelStride;
   }
   VITC_DEVICE const T* base() const { return data; }
 };
