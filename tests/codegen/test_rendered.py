@@ -42,8 +42,22 @@ graph attention(%x: f32[B,37,192]) {
   return %y
 }"""
 
-TEXTS = {"products": PRODUCTS, "attention": ATTENTION}
-KERNELS = {"products": ["gemm", "gemm"], "attention": ["attention"]}
+# Shifted windows of an image, with a bias table and mask regions, back to where they came from.
+WINDOWS = """
+graph windows(%x: f32[B,8,6,192]) {
+  weight %bias: f32[2,12,12]
+  %regions = literal() {shape=[4, 12], dtype=i32, data="eNpjYCANMEIxE5FsZhyYDQdmgWJWNDY7FHOgsQEdSACN"}
+  %w = move(%x) {map=map([B,8,6,192], roll(1,-2), roll(2,-1), reshape([B,2,4,2,3,192]), permute([0,1,3,2,4,5]), reshape([4B,12,3,2,32]), permute([2,0,3,1,4]))}
+  %q = move(%w) {map=map([3,4B,2,12,32], slice(0,0,1,1), reshape([4B,2,12,32]))}
+  %k = move(%w) {map=map([3,4B,2,12,32], slice(0,1,2,1), reshape([4B,2,12,32]))}
+  %v = move(%w) {map=map([3,4B,2,12,32], slice(0,2,3,1), reshape([4B,2,12,32]))}
+  %a = attention(%q, %k, %v, %bias, %regions) {scale=0.177, bias=true, regions=true}
+  %y = move(%a) {map=map([4B,2,12,32], permute([0,2,1,3]), reshape([B,2,2,4,3,64]), permute([0,1,3,2,4,5]), reshape([B,8,6,64]), roll(1,2), roll(2,1))}
+  return %y
+}"""
+
+TEXTS = {"products": PRODUCTS, "attention": ATTENTION, "windows": WINDOWS}
+KERNELS = {"products": ["gemm", "gemm"], "attention": ["attention"], "windows": ["attention"]}
 TARGETS = [
     ("cpu", DType.FLOAT32),
     ("cpu", DType.BFLOAT16),

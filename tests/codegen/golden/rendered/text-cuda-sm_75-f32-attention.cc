@@ -3,20 +3,52 @@
 // attention %a loads operand 2 (%x) through its map
 // attention %a stores %y through its map
 // %a = attention(%q, %k, %v) {scale=0.177} : f32[B,2,37,32]
-// Simt, 37, 37, 32, 32, 48, 4, false
+// Simt, 37, 37, 32, 32, 48, 3, 1, 1, false
 #include "vitc/gpu/attention.cuh"
+#include "vitc/gpu/epilogue.cuh"
 #include "vitc/gpu/symbol.h"
 #include "vitc/kernel.h"
 
 namespace vitc::gpu {
 namespace {
 
-using Tile = AttentionTile<Simt, 37, 37, 32, 32, 48, 4, false>;
-using Query = StridedHeads<const float, 7104, 192, 32>;
-using Key = StridedHeads<const float, 7104, 192, 32>;
-using Value = StridedHeads<const float, 7104, 192, 32>;
-using Output = HeadsOutput<StridedHeads<float, 2368, 64, 32>>;
-using Bias = NoBias;
+using Tile = AttentionTile<Simt, 37, 37, 32, 32, 48, 3, 1, 1, false>;
+struct Query {
+  using T = const float;
+  static constexpr int kHead = 32;
+  T* data;
+  VITC_DEVICE int row([[maybe_unused]] int b, [[maybe_unused]] int n) const {
+    return b * 7104 + n * 192;
+  }
+};
+struct Key {
+  using T = const float;
+  static constexpr int kHead = 32;
+  T* data;
+  VITC_DEVICE int row([[maybe_unused]] int b, [[maybe_unused]] int n) const {
+    return b * 7104 + n * 192 + 64;
+  }
+};
+struct Value {
+  using T = const float;
+  static constexpr int kHead = 32;
+  T* data;
+  VITC_DEVICE int row([[maybe_unused]] int b, [[maybe_unused]] int n) const {
+    return b * 7104 + n * 192 + 128;
+  }
+};
+struct Output {
+  using T = float;
+  static constexpr int kHead = 32;
+  T* data;
+  VITC_DEVICE int row([[maybe_unused]] int b, [[maybe_unused]] int n) const {
+    return b * 2368 + n * 64;
+  }
+  template <int V>
+  VITC_DEVICE void steps([[maybe_unused]] float (&v)[V]) const {
+  }
+};
+using Terms = ScoreTerms<false, Absent, Absent, Absent>;
 
 }  // namespace
 }  // namespace vitc::gpu
@@ -26,11 +58,10 @@ extern "C" int VITC_SYMBOL(VITC_KERNEL)(const vitc::Call& call) {
   using gpu::bfloat16, gpu::half;
   [[maybe_unused]] const gpu::Stream stream = reinterpret_cast<gpu::Stream>(call.exec);
   const gpu::Query query{arg<const float>(call, 0)};
-  const gpu::Key key{arg<const float>(call, 1) + 64};
-  const gpu::Value value{arg<const float>(call, 2) + 128};
-  const gpu::Output output{ {arg<float>(call, 3)} };
-  const gpu::Bias bias{};
-  return gpu::attention<gpu::Tile>("attention 37x37", stream, int(call.batch), 2, query, key, value, bias,
-                                   output, 0.177f);
+  const gpu::Key key{arg<const float>(call, 1)};
+  const gpu::Value value{arg<const float>(call, 2)};
+  const gpu::Output output{arg<float>(call, 3)};
+  const gpu::Terms terms{0.2553570222373465f, 0.0f, {}, {}, {}};
+  return gpu::attention<gpu::Tile, 2>("attention 37x37", stream, int(call.batch) * 1, query, key, value, terms, output);
 }
 extern "C" uint64_t VITC_SYMBOL(VITC_KERNEL_scratch)(int) { return 0; }

@@ -1,6 +1,6 @@
 // gemm %y loads operand 0 (%x) through its map
 // %y, %s = linear(%m, %w, %table) {steps=[add($2)], stats=64} : f32[B,7,64], f32[B,7,1]
-// Simt, 64, 64, 32, 4, 1, 2, false
+// Simt, 16, 64, 16, 1, 1, 2, false
 #include "vitc/gpu/gemm.cuh"
 #include "vitc/gpu/symbol.h"
 #include "vitc/kernel.h"
@@ -48,8 +48,9 @@ struct Source {
     int offset;  // -1: zeros
   };
   VITC_DEVICE Row row([[maybe_unused]] int m) const {
-    if (!(m % 7 - 1 >= 0)) return {-1};
-    return {(m % 7 + 2) % 3 * 16 + (m % 7 + 2) / 3 * 768 + m / 7 * 4608 - 768};
+    int offset = (m % 7 + 2) % 3 * 16 + (m % 7 + 2) / 3 * 768 + m / 7 * 4608 - 768;
+    if (!(m % 7 - 1 >= 0)) offset = -1;
+    return {offset};
   }
   VITC_DEVICE const T* at(Row row, int k) const {
     if (row.offset < 0) return nullptr;
@@ -58,7 +59,7 @@ struct Source {
   VITC_DEVICE const T* base() const { return data; }
 };
 
-using Tile0 = GemmTile<Simt, 64, 64, 32, 4, 1, 2, false>;
+using Tile0 = GemmTile<Simt, 16, 64, 16, 1, 1, 2, false>;
 
 }  // namespace
 }  // namespace vitc::gpu
@@ -76,7 +77,7 @@ extern "C" int VITC_SYMBOL(VITC_KERNEL)(const vitc::Call& call) {
 extern "C" uint64_t VITC_SYMBOL(VITC_KERNEL_scratch)(int) { return 0; }
 
 // %z = linear(%y, %v, %s, %b, %y) {steps=[row_rstd($2, 64.0, 1e-06), add($3), gelu, add($4)]} : f32[B,7,64]
-// Simt, 64, 64, 32, 4, 1, 2, false
+// Simt, 16, 64, 16, 1, 1, 2, false
 #include "vitc/gpu/gemm.cuh"
 #include "vitc/gpu/symbol.h"
 #include "vitc/kernel.h"
@@ -97,7 +98,7 @@ struct Epilogue {
   VITC_DEVICE void operands([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] const Visit& visit) const {
     visit(in4 + m * 64 + n);
   }
-  VITC_DEVICE float row_scale([[maybe_unused]] int m) const { return rstd<1>(in2 + m, 1.f / 64, 1e-06f); }
+  VITC_DEVICE float row_scale([[maybe_unused]] int m) const { return rstd<1, 1>(in2, [&]([[maybe_unused]] int k) { return k + m; }, 1.f / 64, 1e-06f); }
   // All steps but the last, which stores: kernels that have several rows at hand load for all first.
   template <int V>
   VITC_DEVICE void steps([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] float (&v)[V],
@@ -128,7 +129,8 @@ struct Source {
     int offset;  // -1: zeros
   };
   VITC_DEVICE Row row([[maybe_unused]] int m) const {
-    return {m * 64};
+    int offset = m * 64;
+    return {offset};
   }
   VITC_DEVICE const T* at(Row row, int k) const {
     return data + row.offset + k;
@@ -136,7 +138,7 @@ struct Source {
   VITC_DEVICE const T* base() const { return data; }
 };
 
-using Tile0 = GemmTile<Simt, 64, 64, 32, 4, 1, 2, false>;
+using Tile0 = GemmTile<Simt, 16, 64, 16, 1, 1, 2, false>;
 
 }  // namespace
 }  // namespace vitc::gpu

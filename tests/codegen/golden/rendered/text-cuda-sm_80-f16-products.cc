@@ -48,8 +48,9 @@ struct Source {
     int offset;  // -1: zeros
   };
   VITC_DEVICE Row row([[maybe_unused]] int m) const {
-    if (!(m % 7 - 1 >= 0)) return {-1};
-    return {(m % 7 + 2) % 3 * 16 + (m % 7 + 2) / 3 * 768 + m / 7 * 4608 - 768};
+    int offset = (m % 7 + 2) % 3 * 16 + (m % 7 + 2) / 3 * 768 + m / 7 * 4608 - 768;
+    if (!(m % 7 - 1 >= 0)) offset = -1;
+    return {offset};
   }
   VITC_DEVICE const T* at(Row row, int k) const {
     if (row.offset < 0) return nullptr;
@@ -97,7 +98,7 @@ struct Epilogue {
   VITC_DEVICE void operands([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] const Visit& visit) const {
     visit(in4 + m * 64 + n);
   }
-  VITC_DEVICE float row_scale([[maybe_unused]] int m) const { return rstd<1>(in2 + m, 1.f / 64, 1e-06f); }
+  VITC_DEVICE float row_scale([[maybe_unused]] int m) const { return rstd<1, 1>(in2, [&]([[maybe_unused]] int k) { return k + m; }, 1.f / 64, 1e-06f); }
   // All steps but the last, which stores: kernels that have several rows at hand load for all first.
   template <int V>
   VITC_DEVICE void steps([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] float (&v)[V],
@@ -128,7 +129,8 @@ struct Source {
     int offset;  // -1: zeros
   };
   VITC_DEVICE Row row([[maybe_unused]] int m) const {
-    return {m * 64};
+    int offset = m * 64;
+    return {offset};
   }
   VITC_DEVICE const T* at(Row row, int k) const {
     return data + row.offset + k;

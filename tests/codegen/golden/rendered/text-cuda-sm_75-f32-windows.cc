@@ -1,0 +1,67 @@
+// attention %a loads operand 0 (%x) through its map
+// attention %a loads operand 1 (%x) through its map
+// attention %a loads operand 2 (%x) through its map
+// attention %a stores %y through its map
+// %a = attention(%q, %k, %v, %bias, %regions) {scale=0.177, bias=true, regions=true} : f32[4B,2,12,32]
+// Simt, 12, 12, 32, 32, 16, 1, 4, 1, false
+#include "vitc/gpu/attention.cuh"
+#include "vitc/gpu/epilogue.cuh"
+#include "vitc/gpu/symbol.h"
+#include "vitc/kernel.h"
+
+namespace vitc::gpu {
+namespace {
+
+using Tile = AttentionTile<Simt, 12, 12, 32, 32, 16, 1, 4, 1, false>;
+struct Query {
+  using T = const float;
+  static constexpr int kHead = 32;
+  T* data;
+  VITC_DEVICE int row([[maybe_unused]] int b, [[maybe_unused]] int n) const {
+    return (b % 2 * 3 + n % 3 + 1) % 6 * 192 + (b / 2 % 2 * 4 + n / 3 + 2) % 8 * 1152 + b / 4 * 9216;
+  }
+};
+struct Key {
+  using T = const float;
+  static constexpr int kHead = 32;
+  T* data;
+  VITC_DEVICE int row([[maybe_unused]] int b, [[maybe_unused]] int n) const {
+    return (b % 2 * 3 + n % 3 + 1) % 6 * 192 + (b / 2 % 2 * 4 + n / 3 + 2) % 8 * 1152 + b / 4 * 9216 + 64;
+  }
+};
+struct Value {
+  using T = const float;
+  static constexpr int kHead = 32;
+  T* data;
+  VITC_DEVICE int row([[maybe_unused]] int b, [[maybe_unused]] int n) const {
+    return (b % 2 * 3 + n % 3 + 1) % 6 * 192 + (b / 2 % 2 * 4 + n / 3 + 2) % 8 * 1152 + b / 4 * 9216 + 128;
+  }
+};
+struct Output {
+  using T = float;
+  static constexpr int kHead = 32;
+  T* data;
+  VITC_DEVICE int row([[maybe_unused]] int b, [[maybe_unused]] int n) const {
+    return (b % 2 * 3 + n % 3 + 1) % 6 * 64 + (b / 2 % 2 * 4 + n / 3 + 2) % 8 * 384 + b / 4 * 3072;
+  }
+  template <int V>
+  VITC_DEVICE void steps([[maybe_unused]] float (&v)[V]) const {
+  }
+};
+using Terms = ScoreTerms<false, BiasTable<float, 2, 1, 1>, Regions<4, 12>, Absent>;
+
+}  // namespace
+}  // namespace vitc::gpu
+
+extern "C" int VITC_SYMBOL(VITC_KERNEL)(const vitc::Call& call) {
+  using namespace vitc;
+  using gpu::bfloat16, gpu::half;
+  [[maybe_unused]] const gpu::Stream stream = reinterpret_cast<gpu::Stream>(call.exec);
+  const gpu::Query query{arg<const float>(call, 0)};
+  const gpu::Key key{arg<const float>(call, 1)};
+  const gpu::Value value{arg<const float>(call, 2)};
+  const gpu::Output output{arg<float>(call, 5)};
+  const gpu::Terms terms{0.2553570222373465f, 0.0f, {arg<const float>(call, 3)}, {arg<const int32_t>(call, 4), -144.26950408889633f}, {}};
+  return gpu::attention<gpu::Tile, 2>("attention 12x12", stream, int(call.batch) * 4, query, key, value, terms, output);
+}
+extern "C" uint64_t VITC_SYMBOL(VITC_KERNEL_scratch)(int) { return 0; }
