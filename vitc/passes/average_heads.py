@@ -1,4 +1,4 @@
-"""The two heads of a distilled model, averaged, are one linear over both tokens."""
+"""The two heads of a distilled model, averaged, are one linear."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitc.passes.steps import bound_steps, emit_steps
 
 @rule
 def join_heads(match: Match, node: Node) -> Replacement:
-    """x[:, i] a^T + x[:, i + 1] b^T = [x[:, i] x[:, i + 1]] [a b]^T"""
+    """u a^T + v b^T = [u v] [a b]^T for neighbouring tokens;  x a^T + x b^T = x (a + b)^T"""
     op = node.op
     if not isinstance(op, Linear) or match.is_constant(node.output):
         return None
@@ -37,7 +37,9 @@ def join_heads(match: Match, node: Node) -> Replacement:
 
 
 def _joined(match: Match, first: Node, second: Node) -> tuple[Value, Value] | None:
-    """(both tokens side by side, both weights side by side) when the tokens are neighbours."""
+    """(both inputs, both weights) as one, when the inputs are equal or neighbouring tokens."""
+    if first.inputs[0] == second.inputs[0]:
+        return _summed(match, first, second)
     rows = [_row(match, node.inputs[0]) for node in (first, second)]
     weights = [match.value(node.inputs[1]) for node in (first, second)]
     if rows[0] is None or rows[1] is None or rows[0][0] != rows[1][0]:
@@ -56,6 +58,17 @@ def _joined(match: Match, first: Node, second: Node) -> tuple[Value, Value] | No
     return x, w
 
 
+def _summed(match: Match, first: Node, second: Node) -> tuple[Value, Value] | None:
+    """(x, a + b) for products of the same x."""
+    a, b = (match.value(node.inputs[1]) for node in (first, second))
+    if not match.is_constant(a.name) or not match.is_constant(b.name):
+        return None
+    match.build.hint = a.name
+    w = match.build.binary("add", a, b)
+    match.build.hint = first.output
+    return match.value(first.inputs[0]), w
+
+
 def _row(match: Match, name: str) -> tuple[str, int] | None:
     """(x, i) when the value is x[:, i] of x [B, T, C]."""
     moved = match.producer(name, Move)
@@ -72,5 +85,5 @@ RULES = (join_heads, merge_constant_adds)
 
 
 def average_heads(graph: Graph, options: PassOptions) -> Graph:
-    """No two linears over neighbouring tokens are added."""
+    """No two linears over one input, or over neighbouring tokens, are added."""
     return rewrite(graph, options.enabled(RULES), check=options.check)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from vitc.ir.builder import Builder, Value
 from vitc.ir.graph import Graph, Node
 from vitc.ops import Concat, Conv2d, Fused, Linear, Move, Norm, Pointwise, Reduce
-from vitc.passes.maps import in_whole_rows
+from vitc.passes.maps import keeps_columns
 from vitc.passes.options import PassOptions
 
 LINEAR_STEPS = frozenset(("add", "sub", "scale"))
@@ -61,9 +61,10 @@ class _Stream:
             return False
         if isinstance(op, Norm):
             return not op.recenter
-        if isinstance(op, Move):
-            whole = in_whole_rows(op.map) is not None
-            return whole and self._fits(node.inputs, op.map.shape[-1])
+        if isinstance(
+            op, Move
+        ):  # merged rows do not do: a norm over four sees how their means differ
+            return keeps_columns(op.map) and self._fits(node.inputs, columns)
         if isinstance(op, Concat):
             return op.axis != len(self.types[node.output].shape) - 1 and self._fits(
                 node.inputs, columns

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from vitc.ir.graph import Graph, Node
 from vitc.ops import (
+    Attention,
     Conv2d,
     Fused,
     GroupNorm,
@@ -20,8 +21,9 @@ from vitc.passes.options import PassOptions
 from vitc.passes.rewrite import Match, Replacement, rewrite, rule
 from vitc.passes.steps import Bound, bound_steps, emit_steps, is_plain, main_operands
 
-# Attention is none: its kernels store what they compute.
 CARRIERS = (Linear, Conv2d, MatMul, Norm, GroupNorm, Pool2d, Reduce)
+# What attention kernels apply to what they store.
+ACTIVATIONS = frozenset(("gelu", "gelu_tanh", "quick_gelu", "silu", "relu", "hardswish", "sigmoid"))
 # x (kind) o, told from the other side.
 SWAPPED = {
     "add": "add",
@@ -58,6 +60,20 @@ def fuse_steps(match: Match, node: Node) -> Replacement:
 
 
 @rule
+def fuse_activation(match: Match, node: Node) -> Replacement:
+    """pointwise(attention(q, k, v), activation) = attention(q, k, v, activation)"""
+    op = node.op
+    made = match.producer(node.inputs[0], Attention) if isinstance(op, Pointwise) else None
+    if made is None or not isinstance(op, Pointwise) or not is_plain(made[1]) or not is_plain(op):
+        return None
+    lone = bool(op.steps) and all(step.kind in ACTIVATIONS for step in op.steps)
+    if not lone or not match.single_use(made[0].output):
+        return None
+    fused = replace(made[1], steps=(*made[1].steps, *op.steps))
+    return match.build.emit_all(fused, *match.values(made[0]))
+
+
+@rule
 def swap_operands(match: Match, node: Node) -> Replacement:
     """pointwise(x, f(y)) add = pointwise(f(y), x) add
 
@@ -79,7 +95,7 @@ def swap_operands(match: Match, node: Node) -> Replacement:
     return emit_steps(match.build, node.op, (other,), [swapped, *rest])
 
 
-RULES = (fuse_steps, swap_operands)
+RULES = (fuse_steps, fuse_activation, swap_operands)
 
 
 def fuse_epilogue(graph: Graph, options: PassOptions) -> Graph:

@@ -6,7 +6,7 @@ from vitc.ir.builder import Value
 from vitc.ir.graph import Graph, Node
 from vitc.ir.index_map import IndexMap, Permute, Reshape, Slice, View
 from vitc.ir.types import per_image
-from vitc.ops import Conv2d, Linear, Move
+from vitc.ops import Conv2d, Linear, Move, Pointwise, Pool2d
 from vitc.passes.maps import canonical
 from vitc.passes.options import PassOptions
 from vitc.passes.rewrite import Match, Replacement, rewrite, rule
@@ -78,9 +78,20 @@ def _patches(x: Value, kernel: tuple[int, int], planar: bool) -> IndexMap:
     return canonical(IndexMap(x.shape, tuple(views)))
 
 
-RULES = (conv_to_linear,)
+@rule
+def pool_to_slice(match: Match, node: Node) -> Replacement:
+    """pool2d(x) over single pixels = every stride-th pixel of x"""
+    op = node.op
+    if not isinstance(op, Pool2d) or op.kernel != (1, 1) or any(op.padding) or op.stats:
+        return None
+    pixels = _sampled(match, match.value(node.inputs[0]), op.stride)
+    plain = Pointwise(dtype=op.dtype)
+    return emit_steps(match.build, plain, (pixels,), bound_steps(match, node, op))
+
+
+RULES = (conv_to_linear, pool_to_slice)
 
 
 def patch_embed(graph: Graph, options: PassOptions) -> Graph:
-    """No convolution is left whose windows touch each pixel at most once without padding."""
+    """No unpadded convolution has windows that do not overlap, and no pool single pixels."""
     return rewrite(graph, options.enabled(RULES), check=options.check)

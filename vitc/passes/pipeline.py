@@ -52,6 +52,7 @@ def _pass(module: ModuleType) -> Pass:
 
 CLEAN = _pass(clean)
 FUSE = _pass(fuse_epilogue)
+HEADS = _pass(average_heads)
 NORM_AFFINE = _pass(fold_norm_affine)
 
 PIPELINE: tuple[Pass, ...] = (
@@ -66,10 +67,11 @@ PIPELINE: tuple[Pass, ...] = (
     _pass(embed_table),
     FUSE,
     _pass(fold_affine),
-    _pass(average_heads),
+    HEADS,
     _pass(sink_rows),
     CLEAN,
     NORM_AFFINE,
+    HEADS,
     _pass(fold_attention),
     _pass(slide_moves),
     NORM_AFFINE,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vitc.ir.builder import Value
 from vitc.ir.graph import Graph, Node
-from vitc.ir.index_map import Expand, IndexMap, Reshape
+from vitc.ir.index_map import Expand, IndexMap, Permute, Reshape
 from vitc.ir.types import Batch, Dim, Shape, per_image, shape_at
 from vitc.ops import Attention, Literal, MatMul, Move, Pointwise, Reduce, Softmax
 from vitc.passes.clean import compose_moves, drop_identity
@@ -50,6 +50,25 @@ def attention_of_products(match: Match, node: Node) -> Replacement:
     if scores.factors is not None:
         attention, added = replace(attention, factors=True), [*added, scores.factors]
     return emit_steps(match.build, attention, (q, k, v, *added), bound_steps(match, node, op))
+
+
+@rule
+def weights_on_the_left(match: Match, node: Node) -> Replacement:
+    """matmul(v^T, softmax(s)^T) = matmul(softmax(s), v)^T"""
+    op = node.op
+    moved = match.producer(node.inputs[1], Move) if isinstance(op, MatMul) else None
+    weights = match.producer(moved[0].inputs[0], Softmax) if moved is not None else None
+    if moved is None or weights is None or not isinstance(op, MatMul) or op.stats or op.steps:
+        return None
+    v = match.value(node.inputs[0])
+    rank = v.type.rank
+    swap = (*range(rank - 2), rank - 1, rank - 2)
+    private = match.single_use(moved[0].output)
+    if moved[1].map.views != (Permute(swap),) or not private or op.dtype is not None:
+        return None
+    build = match.build
+    product = build.emit(MatMul(), match.value(weights[0].output), build.permute(v, swap))
+    return build.permute(product, swap)
 
 
 _Step = tuple[Bound, Shape]  # a step and the shape of the scores that it is applied to
@@ -247,6 +266,7 @@ def _unit_rows(match: Match, name: str) -> tuple[Value, float] | None:
 
 
 RULES = (
+    weights_on_the_left,
     attention_of_products,
     scale_into_attention,
     cosine_attention,
