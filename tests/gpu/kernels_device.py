@@ -1,4 +1,4 @@
-"""Runs every kernel case on the GPU of this machine, and times the shapes of ViT-B.
+"""Runs every kernel case on the GPU of this machine, and times layers of ViT, Swin and LeViT.
 
     python tests/gpu/kernels_device.py [--arch sm_90] [--only gemm] [--time] [--output results.json]
 
@@ -75,9 +75,9 @@ def run_fragments(arch: str, nvcc: str) -> dict[str, str]:
     return results
 
 
-def run_timings(arch: str, nvcc: str, repeats: int) -> list[dict[str, object]]:
+def run_timings(arch: str, nvcc: str, repeats: int, only: str) -> list[dict[str, object]]:
     rows = []
-    plans = timing.plans()
+    plans = [plan for plan in timing.plans() if only in plan.name]
     with ThreadPoolExecutor(timing.JOBS) as pool:
         paths = list(pool.map(lambda p: build_device(bundle(p.cases), arch, nvcc=nvcc), plans))
     for plan, path in zip(plans, paths, strict=True):
@@ -111,7 +111,7 @@ def run_timings(arch: str, nvcc: str, repeats: int) -> list[dict[str, object]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", default="sm_90")
-    parser.add_argument("--only", default="", help="groups whose name holds this")
+    parser.add_argument("--only", default="", help="groups and plans whose name holds this")
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=16)
@@ -145,7 +145,11 @@ def main() -> int:
         print(f"FAILED {name}\n  {why}")
     print(f"{len(results) - len(bad)} of {len(results)} cases pass", flush=True)
 
-    timings = run_timings(options.arch, options.nvcc, options.repeats) if options.time else []
+    timings = (
+        run_timings(options.arch, options.nvcc, options.repeats, options.only)
+        if options.time
+        else []
+    )
     if options.output:
         report = {"arch": options.arch, "failed": bad, "cases": len(results), "timings": timings}
         options.output.write_text(json.dumps(report, indent=1))

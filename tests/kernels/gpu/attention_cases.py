@@ -177,10 +177,6 @@ def attention(
     if exact:  # powers of two of keys make 1 / keys exact
         assert s.keys & (s.keys - 1) == 0
     rest, factor, added = draw_terms(s, t, dtype)
-    q, k = (unit(qv), unit(kv)) if t.cosine else (qv, kv)
-    want = reference(q, k, vv, scale * factor, added)
-    if activation:
-        want = want * np.clip(want + 3, 0, 6) / 6
     views = (
         strided("Query", s.queries, s.heads * s.head_dim, s.head_dim)
         + strided("Key", s.keys, s.heads * s.head_dim, s.head_dim)
@@ -190,6 +186,10 @@ def attention(
     out = poison((s.batch, s.queries, s.heads, s.value_dim), dtype)
 
     def check(arrays: Sequence[NDArray]) -> None:
+        q, k = (unit(qv), unit(kv)) if t.cosine else (qv, kv)
+        want = reference(q, k, vv, scale * factor, added)
+        if activation:
+            want = want * np.clip(want + 3, 0, 6) / 6
         compare(arrays[3], want, dtype, exact=exact, factor=2)
 
     text = program(form, s, views, t, scale)
@@ -276,12 +276,8 @@ def windows(
     images = s.batch // (w.grid[0] * w.grid[1])
     shape = (images, w.height, w.width, 3, s.heads, s.head_dim)
     qkv, values = draw(shape, dtype, 27, exact=exact)
-    q, k, v = np.moveaxis(w.split(values), 2, 0)
     rest, factor, added = draw_terms(s, t, dtype)
     scale = 0.0 if exact else s.head_dim**-0.5
-    want = w.join(
-        reference(*((unit(q), unit(k)) if t.cosine else (q, k)), v, scale * factor, added)
-    )
     width, (pixel, inside) = s.heads * s.head_dim, w.pixel()
     views = "".join(
         heads(which, f"{pixel} * {3 * width}", s.head_dim, guard=inside)
@@ -290,10 +286,14 @@ def windows(
     views += heads("Output", f"{pixel} * {width}", s.head_dim, guard=inside)
 
     def check(arrays: Sequence[NDArray]) -> None:
+        q, k, v = np.moveaxis(w.split(values), 2, 0)
+        q, k = (unit(q), unit(k)) if t.cosine else (q, k)
+        want = w.join(reference(q, k, v, scale * factor, added))
         compare(arrays[3], want, dtype, exact=exact, factor=2)
 
     unused = np.zeros(1, np.float32)
-    arrays = [qkv, unused, unused, poison(want.shape, dtype), *rest]
+    out = poison((*shape[:3], *shape[4:]), dtype)
+    arrays = [qkv, unused, unused, out, *rest]
     return case(f"{name} {form}", qkv_program(form, s, views, t, scale), arrays, check, s, form)
 
 

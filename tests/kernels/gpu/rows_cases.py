@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from kernels.gpu.attention_cases import softmax
-from kernels.gpu.case import CPP, Case, compare, decode, draw, poison
-from kernels.gpu.gemm_cases import PLAIN, functor, program, tile
+from kernels.gpu.case import CPP, Case, compare, decode, draw, encode, poison
+from kernels.gpu.gemm_cases import PLAIN, Tile, functor, program, tile
 from numpy.typing import NDArray
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -168,25 +168,14 @@ def rows_cases(dtype: str) -> list[Case]:
     ]
 
 
-def conv(
-    form: str, channels: int, size: int, kernel: int, stride: int, pad: int, *, planes: bool = False
-) -> Case:
-    """planes: the image lies in memory as [B, C, H, W]."""
-    t = tile(form)
-    images, n = 2, 40
-    x, xv = draw((images, size, size, channels), t.dtype, 43, exact=True)
-    if planes:
-        x = np.moveaxis(x, -1, 1).copy()
-    steps = (1, size * size, size) if planes else (channels, 1, size * channels)
-    w, wv = draw((n, kernel, kernel, channels), t.dtype, 44, exact=True)
-    depth, chunk = kernel * kernel * channels, 16 // w.itemsize
-    w = np.pad(w.reshape(n, depth), ((0, 0), (0, -depth % chunk)))
-    padded = np.pad(xv, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))
-    windows = windows[:, ::stride, ::stride]  # [image, y, x, c, ky, kx]
-    want = np.einsum("iyxcab,nabc->iyxn", windows, wv)
-    m = want.size // n
+def conv_program(
+    t: Tile, channels: int, n: int, size: int, kernel: int, stride: int, pad: int, *, planes: bool
+) -> str:
+    """args: square images, W in rows of whole chunks, out; planes: images lie as [B, C, H, W]."""
+    chunk = 16 // encode(np.zeros(1), t.dtype).itemsize
+    depth = -(-kernel * kernel * channels // chunk) * chunk
     side = (size + 2 * pad - kernel) // stride + 1
+    steps = (1, size * size, size) if planes else (channels, 1, size * channels)
     source = f"""struct Shape {{
   static constexpr int kHeight = {size}, kWidth = {size}, kChannels = {channels};
   static constexpr int kKernelH = {kernel}, kKernelW = {kernel};
@@ -197,24 +186,42 @@ def conv(
   static constexpr int kPixelStride = {steps[0]}, kChannelStride = {steps[1]};
   static constexpr bool kVector = {"true" if channels % chunk == 0 and not planes else "false"};
 }};
-using Source = gpu::WindowRows<T, Shape, {w.shape[1]}>;"""
-    body = program(
+using Source = gpu::WindowRows<T, Shape, {depth}>;"""
+    return program(
         t,
         n,
-        w.shape[1],
+        depth,
         source=source,
         epilogue=PLAIN,
         members="T* out;",
         arguments="epilogue.out = (T*)args[2];",
     )
 
+
+def conv(
+    form: str, channels: int, size: int, kernel: int, stride: int, pad: int, *, planes: bool = False
+) -> Case:
+    t = tile(form)
+    images, n = 2, 40
+    x, xv = draw((images, size, size, channels), t.dtype, 43, exact=True)
+    w, wv = draw((n, kernel, kernel, channels), t.dtype, 44, exact=True)
+    depth = kernel * kernel * channels
+    w = np.pad(w.reshape(n, depth), ((0, 0), (0, -depth % (16 // w.itemsize))))
+    padded = np.pad(xv, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))
+    windows = windows[:, ::stride, ::stride]  # [image, y, x, c, ky, kx]
+    want = np.einsum("iyxcab,nabc->iyxn", windows, wv)
+    m = want.size // n
+
     def check(arrays: Sequence[NDArray]) -> None:
         compare(arrays[2], want.reshape(m, n), t.dtype, exact=True)
 
     layout = " in planes" if planes else ""
     name = f"conv {kernel}x{kernel} stride {stride} pad {pad} of {channels} channels{layout} {form}"
+    stored = np.moveaxis(x, -1, 1).copy() if planes else x
+    body = conv_program(t, channels, n, size, kernel, stride, pad, planes=planes)
     out = poison((m, n), t.dtype)
-    return Case(name, body, [x, w, out], check, (m,), t.arch, header=BOTH)
+    return Case(name, body, [stored, w, out], check, (m,), t.arch, header=BOTH)
 
 
 def conv_cases(form: str) -> list[Case]:
