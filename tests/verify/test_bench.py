@@ -155,10 +155,12 @@ def test_the_machine_is_named(tmp_path: Path) -> None:
 
     info = tmp_path / "cpuinfo"
     info.write_text("processor\t: 0\nmodel name\t: Test 9000\nflags\t\t: fpu avx2 fma\n\nx: y\n")
-    machine = describe_machine({"target": "cpu", "toolchain": "gcc 99"}, info)
+    machine = describe_machine(
+        {"target": "cpu", "toolchain": {"c++": "gcc 99", "cuda": "nvcc 9"}}, info
+    )
     assert machine.device == "Test 9000"
     assert machine.features == ("avx2", "fma")
-    assert machine.versions["compiler"] == "gcc 99"
+    assert machine.versions["compiler"] == "gcc 99, nvcc 9"
     assert machine.versions["torch"]
     assert describe_machine({"target": "cpu"}, tmp_path / "none").features == ()
 

@@ -10,6 +10,7 @@ from verify.fakes import FakeModule, torch_model
 
 from vitc import report
 from vitc.bench import BenchReport, Machine, Timing
+from vitc.bench.ceilings import Ceilings
 from vitc.errors import InputError
 from vitc.report.memory import peak_step
 from vitc.report.units import show_bytes, show_flops, show_seconds, show_share
@@ -32,7 +33,11 @@ def figures() -> BenchReport:
         Timing("vitc", 8, 80.0, 79.0, 81.0, 9),
         Timing("eager", 8, 60.0, 59.0, 61.0, 9),
     )
-    return BenchReport("m", "cpu", "float32", 2, "feed", 4e-7, 1e-5, machine, timings)
+    ceilings = Ceilings("float32", flops=2e9, bytes=1e9)
+    roofs = {1: 125.0, 8: 400.0}
+    return BenchReport(
+        "m", "cpu", "float32", 2, "feed", 4e-7, 1e-5, machine, timings, ceilings, roofs
+    )
 
 
 def test_units() -> None:
@@ -57,7 +62,7 @@ def test_the_bench_table_has_rates_and_ratios() -> None:
     shown = text(report.bench_table(figures()))
     rows = [line.split() for line in shown.splitlines() if "x" in line and "10.00" in line]
     assert [cell for cell in rows[0] if cell != "│"] == [
-        "1", "10.00", "100.0", "15.00", "66.7", "1.50x",
+        "1", "10.00", "100.0", "15.00", "66.7", "1.50x", "125.0", "80.0", "%",
     ]  # fmt: skip
     assert "0.75x" in shown
     assert "disturbed" not in shown
@@ -82,6 +87,12 @@ def test_kernels_with_their_share() -> None:
     profiled = text(report.kernel_table(module.manifest, module.profile(None)))
     assert "GFLOP/s" in profiled
     assert "0.033 ms in kernels" in profiled
+    assert "of peak" not in profiled
+    shares = text(report.kernel_table(module.manifest, module.profile(None), figures().ceilings))
+    # The first kernel takes 10 us for 2 * 48 * 16 operations and 1000 bytes.
+    assert f"{100 * 2 * 48 * 16 / 10e-6 / 2e9:.1f} %" in shares
+    assert f"{100 * 1000 / 10e-6 / 1e9:.1f} %" in shares
+    assert f"{100 * 3e-6 / 33e-6:.1f} % of what the ceilings allow" in shares
 
 
 def test_the_verification_table_marks_failures_and_kernels() -> None:
@@ -109,6 +120,7 @@ def test_charts_are_written(tmp_path: Path) -> None:
     for path in (
         report.bench_chart(figures(), tmp_path / "new" / "bench.png"),
         report.memory_chart(FakeModule(torch_model()).manifest, tmp_path / "memory.png"),
+        report.rates_chart({"m": {"vitc": {1: 5.0, 8: 9.0}, "roof": {1: 9.0}}}, tmp_path / "r.png"),
     ):
         assert path.read_bytes().startswith(b"\x89PNG")
 

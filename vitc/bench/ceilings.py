@@ -15,7 +15,7 @@ from vitc.bench.contenders import torch_settings
 from vitc.runtime.context import moved_bytes
 from vitc.verify.handle import torch_dtype
 
-_SIZE = {"cuda": 8192, "cpu": 2048}  # of a square matrix
+_SIZE = {"cuda": 8192, "cpu": 1024}  # of a square matrix
 _COPY = {"cuda": 1 << 30, "cpu": 1 << 28}  # bytes
 
 

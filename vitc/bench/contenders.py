@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitc.errors import InputError
 
@@ -21,19 +23,26 @@ def _eager(model: nn.Module) -> Run:
 
 def _compiled(model: nn.Module) -> Run:
     # One graph per batch size: what torch does best when it knows the shape.
-    torch.compiler.reset()
-    return _torch_compile(model, {})
+    return _torch_compile(model)
 
 
 def _frozen(model: nn.Module) -> Run:
-    torch.compiler.reset()
-    return _torch_compile(model, {"freezing": True})
+    return _torch_compile(model, options={"freezing": True})
 
 
 def _autotuned(model: nn.Module) -> Run:
-    torch.compiler.reset()
-    compiled: Any = torch.compile(model, dynamic=False, mode="max-autotune")
-    return cast(Run, compiled)
+    return _torch_compile(model, mode="max-autotune")
+
+
+def _autotuned_cudnn(model: nn.Module) -> Run:
+    """The attention is chosen when the model is traced, which is at the first call."""
+    run = _torch_compile(model, mode="max-autotune")
+
+    def call(images: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return run(images)
+
+    return call
 
 
 def _graph(model: nn.Module) -> Run:
@@ -60,9 +69,17 @@ def _graph(model: nn.Module) -> Run:
     return run
 
 
-def _torch_compile(model: nn.Module, options: Mapping[str, bool]) -> Run:
-    compiled: Any = torch.compile(model, dynamic=False, options=dict(options))
+def _torch_compile(model: nn.Module, **options: Any) -> Run:
+    compiled: Any = torch.compile(model, dynamic=False, **options)
     return cast(Run, compiled)
+
+
+def forget_compiled() -> None:
+    """Drops what torch.compile holds of other batches; it would keep their memory, and give up
+    compiling after some.
+    """
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 # name: (what it is, how to make it of a model in eval mode and the dtype wanted)
@@ -70,6 +87,7 @@ PEERS: Mapping[str, tuple[str, Callable[[nn.Module], Run]]] = {
     "eager": ("torch eager", _eager),
     "compile": ("torch.compile", _compiled),
     "autotune": ("torch.compile, max-autotune", _autotuned),
+    "autotune-cudnn": ("torch.compile, max-autotune, attention by cuDNN", _autotuned_cudnn),
     "graph": ("torch eager in a CUDA graph", _graph),
     "frozen": ("torch.compile with weights as constants (freezing)", _frozen),
 }

@@ -19,9 +19,9 @@ def describe_machine(manifest: Mapping[str, Any], cpuinfo: Path = Path("/proc/cp
     target = str(manifest["target"])
     versions = {"vitc": __version__, "python": platform.python_version()}
     versions |= {name: importlib.metadata.version(name) for name in ("torch", "timm", "numpy")}
-    compiler = manifest.get("toolchain")
-    if compiler:
-        versions["compiler"] = str(compiler)
+    compilers: Mapping[str, str] = manifest.get("toolchain", {})
+    if compilers:
+        versions["compiler"] = ", ".join(compilers.values())
     device, driver = _cpu_name(cpuinfo), ""
     if target.partition(":")[0] != "cpu":
         device, driver = _gpu()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vitc.bench.ceilings import Ceilings
 from vitc.errors import VitcError
 
 OURS = "vitc"
@@ -83,6 +84,7 @@ class BenchReport:
     """A benchmark of one verified library.
 
     error, bound: of the verification that came first, at the benchmarked batches too.
+    roofs: images per second by batch if each kernel ran at one of the ceilings.
     """
 
     model: str
@@ -94,6 +96,8 @@ class BenchReport:
     bound: float
     machine: Machine
     timings: tuple[Timing, ...]
+    ceilings: Ceilings
+    roofs: dict[int, float]
 
     @property
     def batches(self) -> tuple[int, ...]:

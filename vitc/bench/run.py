@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
+from vitc.bench.ceilings import Ceilings, measure_ceilings
 from vitc.bench.clock import Clock, clock_for
-from vitc.bench.contenders import Features, Run, peer, torch_settings
+from vitc.bench.contenders import Features, Run, forget_compiled, peer, torch_settings
 from vitc.bench.machine import describe_machine
 from vitc.bench.results import OURS, BenchmarkRefused, BenchReport, Timing
 from vitc.verify import VerifyReport, images, relative_error, verify
@@ -28,12 +30,13 @@ def bench(
     model: nn.Module,
     *,
     batches: Sequence[int] | None = None,
-    peers: Sequence[str] = ("eager", "compile"),
+    peers: Sequence[str] | None = None,
     threads: int | None = None,
     seconds: float = 3.0,
     rounds: int = 5,
     verified: VerifyReport | None = None,
     features: bool | None = None,
+    ceilings: Ceilings | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> BenchReport:
@@ -41,12 +44,14 @@ def bench(
 
     module, model: a library and the model it came from, with the same weights.
     batches: sizes to time; None takes 1 and the library's largest.
-    peers: names of vitc.bench.PEERS, run in the library's dtype.
+    peers: names of vitc.bench.PEERS, run in the library's dtype; None takes eager torch and
+        torch.compile, on a GPU also eager torch in a CUDA graph.
     threads: CPU threads of all contenders; None means all that this process may use.
     seconds: that each contender runs at each batch, in `rounds` slices that take turns, so that a
         machine that slows down or is disturbed slows all of them.
     features: the library is of `forward_features`; None takes what the manifest says.
     verified: a passed report of this very library; None verifies first, at these batches too.
+    ceilings: of the device in the library's dtype; None measures them.
 
     Raises BenchmarkRefused when the library does not verify, the report is another library's, or a
     peer computes something else. InputError for an unknown peer, DeviceError without a clock.
@@ -66,6 +71,7 @@ def bench(
         )
     _check_verified(module, report, sizes)
     device = device_of(module)
+    names = default_peers(device) if peers is None else peers
     count = threads or len(os.sched_getaffinity(0))
     clock = clock_for(device)
     machine = describe_machine(module.manifest)
@@ -74,11 +80,14 @@ def bench(
     timings: list[Timing] = []
     with torch_settings(count, str(module.manifest["dtype"])):
         for index, batch in enumerate(sizes):
-            racers = _line_up(module, whole, peers, batch, count, seed)
+            racers = _line_up(module, whole, names, batch, count, seed)
             _race(racers, clock, seconds, rounds, progress, f"batch {batch}")
             timings += [Timing.of(r.name, batch, r.samples, r.setup) for r in racers]
             if progress is not None:
                 progress("benchmark", index + 1, len(sizes))
+    ceilings = ceilings or measure_ceilings(
+        device, str(module.manifest["dtype"]), threads=count, seconds=min(0.5, seconds)
+    )
     return BenchReport(
         model=report.name,
         target=report.target,
@@ -89,7 +98,14 @@ def bench(
         bound=report.bound,
         machine=machine,
         timings=tuple(timings),
+        ceilings=ceilings,
+        roofs={size: ceilings.roof(module.manifest, size) for size in sizes},
     )
+
+
+def default_peers(device: torch.device) -> tuple[str, ...]:
+    """What a user would otherwise pick."""
+    return ("eager", "graph", "compile") if device.type == "cuda" else ("eager", "compile")
 
 
 def _check_sizes(sizes: Sequence[int], largest: int) -> None:
@@ -139,6 +155,7 @@ def _line_up(
     context: Any = module.new_context(threads)
     racers = [_Racer(OURS, cast(Run, context), ours)]
     dtype = torch_dtype(str(module.manifest["dtype"]))
+    forget_compiled()
     for name in peers:
         start = perf_counter()
         run = peer(name, model, dtype, device)

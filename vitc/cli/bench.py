@@ -44,7 +44,10 @@ def bench(
     batch: BatchOpt = None,
     peers: Annotated[
         list[str] | None,
-        typer.Option(help="eager, compile, frozen; eager,compile by default; none for no peer."),
+        typer.Option(
+            help="eager, graph, compile, autotune, autotune-cudnn, frozen; the first three by "
+            "default (graph on a GPU alone); none for no peer."
+        ),
     ] = None,
     target: TargetOpt = None,
     dtype: DtypeOpt = None,
@@ -68,13 +71,14 @@ def bench(
     """Times a model beside eager torch and torch.compile in the same process.
 
     Nothing is timed that has not verified at the same batches. Contenders have the same threads
-    and inputs and take turns; medians are shown.
+    and inputs and take turns; medians are shown. The roof is what the library would reach if each
+    of its kernels ran as fast as torch multiplies or copies large tensors on this device.
     """
     from vitc.bench import bench as race
     from vitc.report import bench_chart, bench_table
 
     sizes = parse_batches(batch, None if is_library(subject) else 1)
-    named = [name for name in split(peers) or ["eager", "compile"] if name != "none"]
+    named = [name for name in split(peers) if name != "none"] if peers else None
     with progress() as tell:
         if is_library(subject):
             module: Any = load_library(subject, threads)

@@ -1,6 +1,6 @@
 """How results are shown: rich tables, text and PNG charts. Every result is data with to_json()."""
 
-from vitc.report.charts import bench_chart, memory_chart
+from vitc.report.charts import bench_chart, memory_chart, rates_chart
 from vitc.report.graphs import graph_dot, write_graph
 from vitc.report.memory import lifetimes, memory_table
 from vitc.report.tables import (
@@ -27,6 +27,7 @@ __all__ = [
     "maps_table",
     "memory_chart",
     "memory_table",
+    "rates_chart",
     "summary_table",
     "tune_table",
     "verify_tables",

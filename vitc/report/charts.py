@@ -41,6 +41,36 @@ def bench_chart(report: BenchReport, path: Path) -> Path:
     return _save(figure, path)
 
 
+def rates_chart(panels: Mapping[str, Mapping[str, Mapping[int, float]]], path: Path) -> Path:
+    """Images per second against the batch, both in powers of two: a panel for each title, a line
+    for each contender; "roof" is dotted. Raises VitcError, StorageError.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, _ = _figure(4.2 * columns, 3.4 * rows)
+    figure.clear()
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    drawn: dict[str, Any] = {}
+    for index, (title, series) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, index + 1, title=title, xlabel="batch")
+        axes.title.set_fontsize(8)
+        axes.set_ylabel("images/s")
+        for name, points in series.items():
+            style: dict[str, Any] = {"color": "black", "linestyle": ":"}
+            if name != "roof":
+                style = {"color": _COLOURS[names.index(name) % len(_COLOURS)], "marker": "o"}
+            batches = sorted(points)
+            rates = [points[batch] for batch in batches]
+            (drawn[name],) = axes.plot(batches, rates, markersize=4, **style)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:,.0f}")
+        axes.grid(visible=True, alpha=0.25)
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=4, fontsize=8)
+    return _save(figure, path)
+
+
 def memory_chart(manifest: Mapping[str, Any], path: Path) -> Path:
     """The memory plan: a box per buffer, steps by bytes. Raises VitcError, StorageError."""
     figure, axes = _figure(10.0, 5.0)

@@ -115,6 +115,7 @@ def bench_table(report: BenchReport) -> Table:
     for name in contenders:
         columns += [f"{name}\nms", f"{name}\nimages/s"]
     columns += [f"faster than\n{name}" for name in peers]
+    columns += ["roof\nimages/s", "of roof"]
     title = f"{report.model}, {report.target}, {report.dtype}, {report.threads} threads"
     table = _table(title, *columns, numeric=columns)
     for batch in report.batches:
@@ -124,11 +125,14 @@ def bench_table(report: BenchReport) -> Table:
             row += [f"{timing.milliseconds:.2f}", f"{timing.images_per_second:.1f}"]
         ratios = [report.speedup(peer, batch) for peer in peers]
         row += [f"[{'green' if ratio >= 1 else 'red'}]{ratio:.2f}x[/]" for ratio in ratios]
+        roof = report.roofs[batch]
+        row += [f"{roof:.1f}", show_share(report.timing(OURS, batch).images_per_second, roof)]
         table.add_row(*row)
     versions = ", ".join(f"{name} {version}" for name, version in report.machine.versions.items())
     table.caption = (
         f"medians of interleaved runs; verified: error {report.error:.1e}, bound "
-        f"{report.bound:.1e}\n{report.machine.device}, {_join(report.machine.features)}, "
+        f"{report.bound:.1e}; the roof: each kernel at {_ceilings(report.ceilings)}\n"
+        f"{report.machine.device}, {_join(report.machine.features)}, "
         f"{report.machine.cores} cores; {versions}; {report.machine.date}{_noise(report)}"
     )
     return table
@@ -182,11 +186,16 @@ def kernel_table(
     if profile is not None and ceilings is not None:
         floor = sum(ceilings.floor(entry.flops, entry.bytes) for entry in profile)
         table.caption += (
-            f", {show_share(1e6 * floor, total)} of what the ceilings allow: torch multiplies at "
-            f"{ceilings.flops / 1e12:.3g} TFLOP/s in {ceilings.dtype}, and copies at "
-            f"{ceilings.bytes / 1e9:.4g} GB/s"
+            f", {show_share(1e6 * floor, total)} of what the ceilings allow: {_ceilings(ceilings)}"
         )
     return table
+
+
+def _ceilings(ceilings: Ceilings) -> str:
+    return (
+        f"{ceilings.flops / 1e12:.3g} TFLOP/s (torch's product in {ceilings.dtype}) or "
+        f"{ceilings.bytes / 1e9:.4g} GB/s (torch's copy)"
+    )
 
 
 def _measured(entry: StepProfile, total: float, ceilings: Ceilings | None) -> list[str]:
