@@ -21,6 +21,7 @@ _NAMES = {
 }
 # Charts: file, and how the names of its models begin.
 _FAMILIES = {"vit": "vit_", "swin": "swin", "levit": "levit"}
+_CHARTED = ("cuda:sm_90a", "cpu")  # targets
 
 
 class Results:
@@ -122,6 +123,7 @@ def charts(results: Results, folder: Path) -> list[Path]:
             library: series
             for library in results.libraries()
             if library.startswith(prefix)
+            and library.endswith(_CHARTED)
             and len((series := _series(results, library)).get(OURS, {})) >= 3
         }
         if panels:

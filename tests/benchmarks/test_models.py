@@ -39,17 +39,17 @@ def test_rows_are_merged_and_shown(scripts: Any, tmp_path: Path) -> None:
     _, _, results = scripts
     path = tmp_path / "new" / "models.json"
     first = results.Results(path)
-    first.add_rows([row("vit_x", b, "vitc", 2.0, roof=1000.0 * b) for b in (1, 8, 32)])
-    first.add_rows([row("vit_x", 8, "graph", 9.0), row("vit_x", 8, "eager", 6.0)])
-    first.add_rows([row("vit_x", 8, "graph", 3.0)])
-    first.add_profile({"library": "vit_x", "batch": 8, "us": 1})
+    first.add_rows([row("vit_x cpu", b, "vitc", 2.0, roof=1000.0 * b) for b in (1, 8, 32)])
+    first.add_rows([row("vit_x cpu", 8, "graph", 9.0), row("vit_x cpu", 8, "eager", 6.0)])
+    first.add_rows([row("vit_x cpu", 8, "graph", 3.0)])
+    first.add_profile({"library": "vit_x cpu", "batch": 8, "us": 1})
     first.save(path)
     again = results.Results(path)
     assert len(again.rows) == 5
-    assert again.row("vit_x", 8, "graph")["ms"] == 3.0
-    assert again.row("vit_x", 1, "graph") is None
+    assert again.row("vit_x cpu", 8, "graph")["ms"] == 3.0
+    assert again.row("vit_x cpu", 1, "graph") is None
     text = results.markdown(again)
-    assert "| vit_x | 8 | 2.000 | 4000 | 50 % | 6.000 (3.00x) | 3.000 (1.50x) |" in text
+    assert "| vit_x cpu | 8 | 2.000 | 4000 | 50 % | 6.000 (3.00x) | 3.000 (1.50x) |" in text
     assert "* Card, driver 1, nvcc 1, torch 2, timm 1; 2026-01-02" in text
     pytest.importorskip("matplotlib", reason="charts need matplotlib")
     (chart,) = results.charts(again, tmp_path)

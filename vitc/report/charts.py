@@ -12,7 +12,7 @@ from vitc.errors import StorageError, VitcError
 if TYPE_CHECKING:
     from vitc.bench import BenchReport
 
-_COLOURS = ("#0b6e4f", "#8d99ae", "#e07a5f", "#3d5a80", "#f2cc8f")
+_COLOURS = ("#0b6e4f", "#8d99ae", "#e07a5f", "#3d5a80", "#f2cc8f", "#9d4edd", "#5c4033")
 
 
 def bench_chart(report: BenchReport, path: Path) -> Path:
@@ -47,7 +47,7 @@ def rates_chart(panels: Mapping[str, Mapping[str, Mapping[int, float]]], path: P
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, _ = _figure(4.2 * columns, 3.4 * rows)
+    figure, _ = _figure(4.5 * columns, 3.4 * rows + 0.4)
     figure.clear()
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     drawn: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def rates_chart(panels: Mapping[str, Mapping[str, Mapping[int, float]]], path: P
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:,.0f}")
         axes.grid(visible=True, alpha=0.25)
-    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=3, fontsize=8)
     return _save(figure, path)
 
 
