@@ -15,24 +15,29 @@ with the bias only.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import hashlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gemm_timing import (
+    EPSILON,
+    Buffers,
+    build,
+    capture,
+    check,
+    launcher,
+    measure,
+    nvcc_version,
+    smi,
+)
+
 ROOT = Path(__file__).resolve().parent.parent
-INCLUDE = ROOT / "vitc" / "templates" / "include"
-EPSILON = 1e-6
-FLAGS = "-std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -diag-suppress=177 -DVITC_ISA=sm_90a"
 
 # What rides on each product of a compiled ViT, and what a library kernel would leave to others.
 KINDS = {
@@ -117,15 +122,17 @@ def graph_text(product: Product) -> str:
 def render(folder: Path) -> None:
     """Writes one source per product and tile, and the list of them."""
     sys.path.insert(0, str(ROOT))
+    from vitc.codegen.records import kernel_digest
     from vitc.codegen.render import KERNEL
     from vitc.codegen.select import select
     from vitc.codegen.targets import find_target
     from vitc.codegen.targets.gpu.sm90_gemm import Sm90Gemm, problem
-    from vitc.codegen.targets.gpu.sm90_tiles import TILES, choose_tile, suits
+    from vitc.codegen.targets.gpu.sm90_tiles import TILES, choose_tile, suits, tile_choice
     from vitc.ir.text import parse_graph
 
     folder.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
+    digest = ""
     for product in PRODUCTS:
         graph = parse_graph(graph_text(product))
         target = find_target("cuda:sm_90a", (1,))
@@ -133,6 +140,7 @@ def render(folder: Path) -> None:
         kernel = call.kernel
         assert isinstance(kernel, Sm90Gemm)
         key = problem(call.site, 1)
+        digest = kernel_digest(tile_choice(key, 132).headers)
         chosen = {
             m: choose_tile(problem(call.site, m), kernel.tuning.arch.multiprocessors).name
             for m in product.rows
@@ -157,197 +165,14 @@ def render(folder: Path) -> None:
                 entry["problem"] = key.key
                 entry["chosen"] = chosen
     content = {
-        "kernel": kernel_hash(),
+        "kernel": digest,
         "products": [asdict(p) for p in PRODUCTS],
         "entries": entries,
     }
     (folder / "entries.json").write_text(json.dumps(content, indent=1))
 
 
-def kernel_hash() -> str:
-    digest = hashlib.sha256()
-    for path in sorted((INCLUDE / "vitc" / "gpu" / "sm90").glob("*")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 # ---- run -----------------------------------------------------------------------------------------
-
-
-class Call(ctypes.Structure):
-    """vitc::Call of vitc/kernel.h."""
-
-    _fields_ = (
-        ("args", ctypes.POINTER(ctypes.c_void_p)),
-        ("batch", ctypes.c_int64),
-        ("scratch", ctypes.c_void_p),
-        ("exec", ctypes.c_void_p),
-    )
-
-
-def build(folder: Path, names: list[str], jobs: int) -> tuple[dict[str, Any], list[str]]:
-    """Compiles the sources to libraries; (library by name, what the compiler complained about)."""
-    out = Path("/tmp/gemm_sm90")
-    out.mkdir(exist_ok=True)
-
-    def compile_one(name: str) -> str:
-        library = out / f"{name}.so"
-        if not library.exists():
-            command = ["nvcc", *FLAGS.split(), f"-I{INCLUDE}", "-Xptxas=-warn-spills", "-shared"]
-            command += ["-Xcompiler=-fPIC", "-o", str(library), str(folder / f"{name}.cu")]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0 or done.stderr.strip():
-                return f"{name}: {done.stderr[:600]}"
-        return ""
-
-    with ThreadPoolExecutor(jobs) as pool:
-        complaints = [text for text in pool.map(compile_one, names) if text]
-    found = {n: ctypes.CDLL(str(out / f"{n}.so")) for n in names if (out / f"{n}.so").exists()}
-    return found, complaints
-
-
-class Buffers:
-    """Operands of a product at m rows, in sets to rotate through."""
-
-    def __init__(self, product: dict[str, Any], m: int) -> None:
-        import torch
-
-        n, k = product["n"], product["k"]
-        self.m, self.n, self.k, self.kind = m, n, k, product["kind"]
-        self.dtype = torch.float16 if product["dtype"] == "f16" else torch.bfloat16
-        self.weights = 2 if m > 3000 else max(2, -(-130_000_000 // (2 * n * k)))
-
-        def normal(*shape: int) -> Any:
-            return torch.randn(*shape, device="cuda").to(self.dtype)
-
-        torch.manual_seed(m + n + k)
-        self.x = [normal(m, k) for _ in range(2)]
-        self.w = [
-            (torch.randn(n, k, device="cuda") / k**0.5).to(self.dtype) for _ in range(self.weights)
-        ]
-        self.packed = [pack(w) for w in self.w]
-        self.b = normal(n)
-        self.r = [normal(m, n) for _ in range(2)]
-        self.s = torch.rand(m, -(-k // 64), device="cuda") * 128
-        self.y = [torch.empty(m + 64, n, device="cuda", dtype=self.dtype) for _ in range(2)]
-        self.t = torch.empty(m + 64, -(-n // 64), device="cuda")
-
-    def arguments(self, i: int, packed: bool) -> list[Any]:
-        """Inputs and outputs in the order of the graph's operands."""
-        w = (self.packed if packed else self.w)[i % self.weights]
-        args = [self.x[i % 2], w]
-        args += [self.s] if "rstd" in self.kind else []
-        args += [self.b]
-        args += [self.r[i % 2]] if "residual" in self.kind else []
-        args += [self.y[i % 2]]
-        return args + ([self.t] if "stats" in self.kind else [])
-
-    def reference(self) -> Any:
-        import torch
-
-        y = self.x[0].float() @ self.w[0].float().T
-        if "rstd" in self.kind:
-            y *= torch.rsqrt(self.s.sum(1, keepdim=True) / self.k + EPSILON)
-        y += self.b.float()
-        if "gelu" in self.kind:
-            y = torch.nn.functional.gelu(y)
-        return y + self.r[0].float() if "residual" in self.kind else y
-
-
-def pack(w: Any) -> Any:
-    """pack_weight of sm90_gemm.py, on a tensor with a multiple of 32 rows."""
-    n, k = w.shape
-    return w.view(n // 32, 4, 4, 2, k).transpose(1, 2).reshape(n, k).contiguous()
-
-
-def launcher(library: Any, buffers: Buffers, i: int, packed: bool) -> Callable[[], None]:
-    """A call of the kernel on set i of the buffers, on torch's current stream."""
-    import torch
-
-    tensors = buffers.arguments(i, packed)
-    args = (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
-    function = library.kernel_sm_90a
-
-    def launch() -> None:
-        stream = torch.cuda.current_stream().cuda_stream
-        call = Call(ctypes.cast(args, ctypes.POINTER(ctypes.c_void_p)), buffers.m, None, stream)
-        status = function(ctypes.byref(call))
-        if status != 0:
-            raise RuntimeError(f"launch returned {status}")
-
-    return launch
-
-
-def check(library: Any, buffers: Buffers, wanted: Any, packed: bool) -> str:
-    """What is wrong with a kernel's results, or ""."""
-    import torch
-
-    launch = launcher(library, buffers, 0, packed)
-    y, t, m = buffers.y[0], buffers.t, buffers.m
-    first = None
-    for _ in range(3):
-        y.fill_(float("nan"))
-        t.fill_(float("nan"))
-        launch()
-        torch.cuda.synchronize()
-        if first is None:
-            first = y.clone()
-        elif not torch.equal(first[:m], y[:m]):
-            return "launches differ"
-    error = ((y[:m].float() - wanted).norm() / wanted.norm()).item()
-    bound = 4e-4 if buffers.dtype is torch.float16 else 3e-3
-    if not error < bound:
-        return f"error {error:.2e}"
-    if not y[m:].isnan().all():
-        return "writes past the last row"
-    if "stats" in buffers.kind:
-        squares = y[:m].float().square().view(m, -1, 64).sum(2)
-        error = ((t[:m] - squares).norm() / squares.norm()).item()
-        if not error < 1e-5 or not t[m:].isnan().all():
-            return f"sums of squares: error {error:.2e}"
-    return ""
-
-
-def capture(calls: list[Callable[[], None]], milliseconds: float) -> tuple[Any, int]:
-    """A CUDA graph that makes the calls in turn for about so long; (graph, number of calls)."""
-    import torch
-
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for call in calls:
-            call()
-        start, end = torch.cuda.Event(True), torch.cuda.Event(True)
-        start.record()
-        for call in calls:
-            call()
-        end.record()
-        stream.synchronize()
-    each = start.elapsed_time(end) / len(calls)
-    count = min(600, max(4, int(milliseconds / max(each, 2e-3))))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(count):
-            calls[i % len(calls)]()
-    graph.replay()
-    return graph, count
-
-
-def measure(graphs: dict[str, tuple[Any, int]], rounds: int) -> dict[str, list[float]]:
-    """Microseconds a call of each graph, one value a round."""
-    import torch
-
-    found: dict[str, list[float]] = {name: [] for name in graphs}
-    for number in range(rounds + 1):
-        for name in sorted(graphs, reverse=number % 2 == 1):
-            graph, count = graphs[name]
-            start, end = torch.cuda.Event(True), torch.cuda.Event(True)
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            if number > 0:  # the first round warms up
-                found[name].append(start.elapsed_time(end) * 1e3 / count)
-    return found
 
 
 def matches(only: str, key: str) -> bool:
@@ -453,37 +278,28 @@ def run(folder: Path, output: Path, only: str, jobs: int) -> None:
     print(f"{len(wrong)} wrong; {time.time() - began:.0f} s")
 
 
-def smi(field: str) -> str:
-    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def nvcc_version() -> str:
-    text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-    return text.split("release ")[1].split(",")[0]
-
-
 # ---- records -------------------------------------------------------------------------------------
 
 
 def records(path: Path) -> None:
-    """Writes the times that tiles are chosen by into the package."""
+    """Adds the times to those that the package ships, by which tiles are chosen."""
+    sys.path.insert(0, str(ROOT))
+    from vitc.codegen.records import SHIPPED, Measured, store
+
     data = json.loads(path.read_text())
-    kept = [
-        {
-            "problem": r["problem"],
-            "m": r["m"],
-            "us": {n: t for n, t in r["us"].items() if n not in ("cublas", "portable")},
-        }
+    measured = [
+        Measured(
+            "sm90_gemm",
+            r["problem"],
+            r["m"],
+            {n: t for n, t in r["us"].items() if n not in ("cublas", "portable")},
+        )
         for r in data["results"]
     ]
-    about = {name: data[name] for name in ("device", "toolkit", "kernel", "date")}
-    target = ROOT / "vitc" / "codegen" / "targets" / "gpu" / "records" / "h100.json"
-    target.parent.mkdir(exist_ok=True)
-    lines = ",\n  ".join(json.dumps(entry) for entry in kept)
-    head = json.dumps(about)[:-1]
-    target.write_text(f'{head}, "problems": [\n  {lines}\n]}}\n')
-    print(f"{len(kept)} problems in {target.relative_to(ROOT)}")
+    about = {"device": data["device"], "arch": "sm_90a"}
+    about |= {name: data[name] for name in ("toolkit", "date")}
+    store(SHIPPED / "h100.json", about, {"sm90_gemm": data["kernel"]}, measured)
+    print(f"{len(measured)} problems in {SHIPPED / 'h100.json'}")
 
 
 def main() -> None:
