@@ -104,10 +104,13 @@ struct Attention {
         score(worker, q + h * Query::kHead, first, rows, S::kFactors ? factors[h] : 1.f);
         const float* added =
             S::kBias ? bias + S::bias_image(b) + h * S::kBiasHead + first * S::kBiasRow : nullptr;
+        const int64_t next = min_of(item + 1, images * kHeads - 1), nh = next % kHeads;
+        const Ahead ahead = {q + nh * Query::kHead, k + nh * Key::kHead, v + nh * Value::kHead,
+                             out + nh * Out::kHead, next / kHeads};
         if (S::kWindows && worker.mixed)
-          soften<S::kWindows != 0>(worker, added, first, rows);
+          soften<S::kWindows != 0>(worker, added, first, rows, ahead);
         else
-          soften<false>(worker, added, first, rows);
+          soften<false>(worker, added, first, rows, ahead);
         mix(worker, out + h * Out::kHead, first, rows);
       }
     });
@@ -135,6 +138,28 @@ struct Attention {
         worker.mixed |= own[n] != own[0];
       }
     }
+  }
+
+  // The next image and head, whose rows `soften` brings into L2: rows of windows lie too far apart
+  // for the hardware to foresee.
+  struct Ahead {
+    const T *q, *k, *v, *out;
+    int64_t b;
+  };
+
+  static VITC_INLINE void fetch(const Ahead& ahead, int64_t i) {
+    fetch_row(ahead.q, Query::row(ahead.b, i), kDim);
+    fetch_row(ahead.out, Out::row(ahead.b, i), kValueDim);
+    constexpr int64_t kEach = ceil_div(kKeys, kQueries);
+    for (int64_t n = i * kEach; n < min_of((i + 1) * kEach, kKeys); ++n) {
+      fetch_row(ahead.k, Key::row(ahead.b, n), kDim);
+      fetch_row(ahead.v, Value::row(ahead.b, n), kValueDim);
+    }
+  }
+  static VITC_INLINE void fetch_row(const T* data, int64_t row, int64_t size) {
+    if (row < 0) return;
+    for (int64_t d = 0; d < size; d += 64 / int64_t{sizeof(T)})
+      _mm_prefetch(reinterpret_cast<const char*>(data + row + d), _MM_HINT_T1);
   }
 
   static VITC_INLINE const T* row_of(const Worker& worker, const T* data, int list, int64_t n) {
@@ -184,28 +209,31 @@ struct Attention {
     }
   }
 
-  // Scores become weights; their sum is divided out after the second product.
+  // Scores become weights; their sum is divided out after the second product. Whole vectors are
+  // stored, with weights of 0 behind the last key: what a masked store leaves is slow to load.
   template <bool kMixed>
   [[gnu::noinline]] static void soften(Worker& worker, [[maybe_unused]] const float* bias,
-                                       [[maybe_unused]] int64_t first, int64_t rows) {
+                                       int64_t first, int64_t rows, const Ahead& ahead) {
     for (int64_t i = 0; i < rows; ++i) {
+      fetch(ahead, first + i);
       float* row = worker.scores + i * kScoreStride;
       Vec largest = splat(-3e38f), total = Vec{};
       for_lanes(kKeys, [&](int64_t n, auto lanes) {
-        Vec x = load(row + n, lanes);
-        if constexpr (S::kCosine) x = x * load(worker.key_scale + n, lanes);
+        Vec x = load(row + n);
+        if constexpr (S::kCosine) x = x * load(worker.key_scale + n);
         if constexpr (S::kBias) x = fma(load(bias + i * S::kBiasRow + n, lanes), splat(kLog2e), x);
         if constexpr (kMixed)
-          x = x + where_differ(load(worker.regions + n, lanes), splat(worker.regions[first + i]),
+          x = x + where_differ(load(worker.regions + n), splat(worker.regions[first + i]),
                                S::kApart * kLog2e);
-        if constexpr (S::kCosine || S::kBias || kMixed) store(row + n, x, lanes);
-        largest = max(largest, select(x, largest, lanes));
+        x = select(x, splat(-3e38f), lanes);
+        store(row + n, x);
+        largest = max(largest, x);
       });
       const float top = max_lane(largest);
-      for_lanes(kKeys, [&](int64_t n, auto lanes) {
-        const Vec x = exp2_(max(splat(-150.f), load(row + n, lanes) - top));
-        total = total + store(row + n, x, lanes);
-      });
+      for (int64_t n = 0; n < kKeys; n += kLanes) {
+        const Vec x = exp2_(max(splat(-150.f), load(row + n) - top));
+        total = total + store(row + n, x);
+      }
       worker.inverse[i] = 1.f / sum(total);
     }
   }
