@@ -18,7 +18,7 @@ from vitc.passes.options import PassOptions
 from vitc.passes.pipeline import PIPELINE, known_names, run_passes, run_pipeline
 
 SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 7}
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+VITS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("vit_base_patch16_224", {"img_size": (32, 48)}),
     "features": ("vit_base_patch16_224", {"img_size": 32, "num_classes": 0}),
     "distilled": ("deit_base_distilled_patch16_224", {"img_size": 32}),
@@ -39,12 +39,32 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "post_norm": ("vit_base_patch16_rpn_224", {"img_size": 32}),
     "hybrid": ("vit_small_r26_s32_224", {"img_size": 64, "depth": 1}),
 }
+SWIN: dict[str, Any] = {
+    **{"depths": (2, 2), "embed_dim": 24, "num_heads": (3, 6), "num_classes": 7},
+    **{"window_size": 3, "img_size": 48},
+}
+LEVIT: dict[str, Any] = {"depth": (2, 2, 2), "num_classes": 7, "img_size": 128}
+WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
+    "swin": ("swin_tiny_patch4_window7_224", SWIN),
+    # 10 x 11 pixels: windows and the merge reach over the edges.
+    "swin_padded": ("swin_tiny_patch4_window7_224", {**SWIN, "img_size": (40, 44)}),
+    "swin_rectangular": ("swin_tiny_patch4_window7_224", {**SWIN, "img_size": (48, 24)}),
+    "swin_features": ("swin_tiny_patch4_window7_224", {**SWIN, "num_classes": 0}),
+    "swin_s3": ("swin_s3_tiny_224", {**SWIN, "window_size": (3, 6)}),
+    "swinv2": ("swinv2_tiny_window8_256", SWIN),
+    "swinv2_padded": ("swinv2_tiny_window8_256", {**SWIN, "img_size": (40, 44)}),
+    "levit": ("levit_128s", LEVIT),
+    "levit_conv": ("levit_conv_128s", LEVIT),
+    "levit_gelu": ("levit_256d", {**LEVIT, "act_layer": "gelu", "attn_act_layer": "gelu"}),
+}
+MODELS = {**{name: (m, {**SMALL, **given}) for name, (m, given) in VITS.items()}, **WINDOWED}
 
 
 @cache
 def imported(name: str) -> Graph:
     model, arguments = MODELS[name]
-    return import_model(timm.create_model(model, **{**SMALL, **arguments}).eval()).graph
+    size = arguments["img_size"] if arguments.items() >= LEVIT.items() else None
+    return import_model(timm.create_model(model, **arguments).eval(), image_size=size).graph
 
 
 @cache
@@ -78,7 +98,7 @@ def test_each_can_be_disabled(name: str) -> None:
         assert difference(graph, result) < 1e-10, disabled
 
 
-@pytest.mark.parametrize("name", [*CHEAP, "clip", "swiglu", "map"])
+@pytest.mark.parametrize("name", [*CHEAP, "clip", "swiglu", "map", *WINDOWED])
 def test_every_application_of_a_rule_is_exact(name: str) -> None:
     run_pipeline(imported(name), PassOptions(check=True))
 
@@ -97,6 +117,20 @@ COUNTS = {
     "swiglu": {"linear": 1 + 5 + 6 + 1, "attention": 2},
     "map": {"linear": 1 + 4 + 4 + 4 + 1, "attention": 3, "norm": 1},
     "parallel": {"linear": 1 + 8 + 10 + 1, "attention": 4},
+    # A merge sees how the means of its pixels differ, so that only the last stage is centred: the
+    # norms are that of the embedding, two a block of the first stage, the merge's and the last.
+    "swin": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 1 + 4 + 1 + 1, "reduce": 1},
+    "swin_padded": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 7, "reduce": 1},
+    "swin_rectangular": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 7, "reduce": 1},
+    "swin_features": {"linear": 1 + 8 + 1 + 8, "attention": 4, "norm": 7, "reduce": 1},
+    "swin_s3": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 7, "reduce": 1},
+    # Two norms a block, behind attention and MLP, take the residual sums.
+    "swinv2": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 1 + 8 + 1 + 1, "reduce": 1},
+    "swinv2_padded": {"linear": 19, "attention": 4, "norm": 11, "reduce": 1},
+    # A block is qkv, attention, projection, MLP; a subsampling q, kv, attention, projection, MLP.
+    "levit": {"conv2d": 4, "linear": 3 * 8 + 2 * 5 + 1, "attention": 8, "reduce": 1},
+    "levit_conv": {"conv2d": 4, "linear": 3 * 8 + 2 * 5 + 1, "attention": 8, "reduce": 1},
+    "levit_gelu": {"conv2d": 4, "linear": 3 * 8 + 2 * 5 + 1, "attention": 8, "reduce": 1},
 }
 
 

@@ -58,10 +58,11 @@ def _absorbs(match: Match, name: str, reader: Node) -> bool:
     operands = [match.current(operand) for operand in reader.inputs]
     if isinstance(op, Linear):
         return operands.count(name) == 1 and operands[0] == name and match.is_constant(operands[1])
-    behind = not match.is_output(reader.output) and _all_absorb(match, reader.output)
     if isinstance(op, Move):
-        return _same_in_all_rows(op) is not None and behind
-    return _is_row_mean(match, reader) and operands[0] == name and behind
+        passes_on = _same_in_all_rows(op) is not None
+    else:
+        passes_on = _is_row_mean(match, reader) and operands[0] == name
+    return passes_on and not match.is_output(reader.output) and _all_absorb(match, reader.output)
 
 
 def _is_row_mean(match: Match, node: Node) -> bool:
