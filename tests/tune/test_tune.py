@@ -8,13 +8,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from verify.fakes import torch_model
 
+import vitc
+import vitc.tune
 from vitc.codegen import records
-from vitc.codegen.kernel import KernelCall, Rendered
+from vitc.codegen.kernel import Kernel, KernelCall, Rendered, Site
 from vitc.codegen.select import select
 from vitc.codegen.targets import find_target
+from vitc.codegen.targets.gpu.attention import GpuAttention
 from vitc.codegen.targets.gpu.gemm import GpuGemm
 from vitc.compiler import toolchain_of
 from vitc.errors import DeviceError, InputError, LoadError
@@ -38,6 +44,16 @@ graph g(%x: f16[B,5,64]) {
   return %u
 }
 """
+ATTENTION = """
+graph g(%x: f16[B,2,2,20,16]) {
+  weight %bias: f32[2,20,20]
+  weight %regions: i32[2,20]
+  %q = move(%x) {map=map([B,2,2,20,16], reshape([2B,2,20,16]))}
+  %y = attention(%q, %q, %q, %bias, %regions) {scale=0.25, bias=true, regions=true}
+  %z = move(%y) {map=map([2B,2,20,16], reshape([B,2,2,20,16]))}
+  return %z
+}
+"""
 SLOW = 100.0
 REGENERATE = (
     "vitc tune vit_base_patch16_224 vit_large_patch16_384 --batch 1,8,32,64,256 --target "
@@ -55,13 +71,14 @@ def small(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No records at first; three configurations, so that few kernels are built, and once."""
     monkeypatch.setenv("VITC_CACHE", str(cache))
     shutil.rmtree(cache / "records", ignore_errors=True)
-    whole = GpuGemm.choice
+    for kernel in (GpuGemm, GpuAttention):
+        whole = kernel.choice
 
-    def few(self: GpuGemm, site: object, batch: int) -> records.Choice:
-        choice = whole(self, site, batch)  # type: ignore[arg-type]
-        return replace(choice, names=choice.names[:3])
+        def few(self: Kernel, site: Site, batch: int, whole: Any = whole) -> records.Choice:
+            choice = whole(self, site, batch)
+            return replace(choice, names=choice.names[:3])
 
-    monkeypatch.setattr(GpuGemm, "choice", few)
+        monkeypatch.setattr(kernel, "choice", few)
     monkeypatch.setattr(trial, "COPIES_BYTES", 1)
 
 
@@ -129,6 +146,19 @@ def test_the_fastest_is_recorded_and_then_compiled(graph: Graph, options: Compil
     assert len(again.asked) == 2
 
 
+def test_attention_with_every_term(options: CompileOptions) -> None:
+    """Windows lead, the bias is packed, labels are integers: each configuration agrees."""
+    graph = parse_graph(ATTENTION)
+    (work,) = choices(graph, options)
+    assert work.choice.size == 3 * 2 * 2
+    assert "[bias,regions]" in work.choice.problem
+    before = configurations(graph, options)
+    report = tune(graph, options, FakeCard(fast=work.choice.names[1]))
+    assert not report.tuned[0].wrong
+    assert set(report.tuned[0].us) == set(work.choice.names)
+    assert configurations(graph, options) != before
+
+
 def test_a_wrong_configuration_is_never_timed(
     graph: Graph, options: CompileOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,8 +220,8 @@ def test_a_record_speaks_for_sizes_near_it(graph: Graph, options: CompileOptions
 def test_the_users_records_come_before_those_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     (entry, *_) = records.read(records.SHIPPED / "h100.json")["problems"]
     digest = records.read(records.SHIPPED / "h100.json")["kernels"]["sm90_gemm"]
-    headers = ("gpu/sm90/gemm.cuh", "gpu/sm90/split_gemm.cuh", "gpu/sm90/tile.h")
-    choice = records.Choice("sm_90a", "sm90_gemm", headers, entry["problem"], entry["size"])
+    monkeypatch.setattr(records, "kernel_digest", lambda _: digest)
+    choice = records.Choice("sm_90a", "sm90_gemm", (), entry["problem"], entry["size"])
     shipped = records.fastest(choice)
     assert shipped == sorted(entry["us"], key=entry["us"].get)
     mine = records.Measured("sm90_gemm", entry["problem"], entry["size"], {shipped[-1]: 1.0})
@@ -211,10 +241,11 @@ def test_shipped_times_are_of_the_shipped_kernels() -> None:
     target = find_target("cuda:sm_90a", (8,))
     headers = {
         choice.kernel: choice.headers
-        for call in select(parse_graph(GRAPH), target).calls
+        for text in (GRAPH, ATTENTION)
+        for call in select(parse_graph(text), target).calls
         if (choice := call.kernel.choice(call.site, 8))
     }
-    assert set(headers) == {"sm90_gemm"}
+    assert "sm90_gemm" in headers
     for path in records.SHIPPED.glob("*.json"):
         for kernel, digest in records.read(path)["kernels"].items():
             assert digest == records.kernel_digest(headers[kernel]), (
@@ -286,3 +317,20 @@ def test_sections_cover_the_ends() -> None:
     assert parts[0][0] == 0
     assert sum(parts[-1]) == size
     assert all(a + n <= b for (a, n), (b, _) in pairwise(parts))
+
+
+def test_compile_tunes_before_it_selects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's products are tuned, and the library has what was fastest."""
+    card = FakeCard()
+    card.times = lambda runs, launches: {name: SLOW - i for i, name in enumerate(runs)}
+    device = TuningDevice("Test Card", "99.1", card.times)
+    monkeypatch.setattr(vitc.tune, "find_device", lambda target, toolchain: device)
+    made = {"batch": 2, "target": TARGET, "dtype": "float16", "image_size": 4}
+    with vitc.compile(torch_model(), **made) as module:
+        before = [step["config"] for step in module.manifest["steps"]]
+    with vitc.compile(torch_model(), tune=True, **made) as module:
+        after = [step["config"] for step in module.manifest["steps"]]
+        assert "tune" in dict(module.report.stages)
+        assert module(torch.zeros(2, 3, 4, 4, dtype=torch.float16)).isfinite().all()
+    assert len(before) == len(after)
+    assert all(a != b for a, b in zip(before, after, strict=True))

@@ -169,15 +169,16 @@ def choices(graph: Graph, options: CompileOptions) -> list[Work]:
     """Every distinct choice of the graph's kernels, for each batch that is tuned for."""
     found: dict[str, Work] = {}
     for batch in options.batches:
-        for call in select(graph, find_target(options.target, (batch,))).calls:
+        target = find_target(options.target, (batch,))
+        for call in select(graph, target).calls:
             choice = call.kernel.choice(call.site, batch)
             if choice is not None and len(choice.names) > 1:
-                found.setdefault(choice.key, Work(call, choice, batch))
+                found.setdefault(choice.key, Work(call, choice, batch, target))
     return list(found.values())
 
 
 def _build(work: Work, options: CompileOptions, toolchain: Toolchain, path: Path) -> Path:
-    build_trial(work, options, find_target(options.target, (work.batch,)), toolchain, path)
+    build_trial(work, options, toolchain, path)
     return path
 
 

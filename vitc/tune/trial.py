@@ -44,11 +44,12 @@ AGREEMENT = {
 
 @dataclass(frozen=True)
 class Work:
-    """A choice at one site, for one batch."""
+    """A choice at one site, for one batch, and the target whose kernel has it."""
 
     call: KernelCall
     choice: Choice
     batch: int
+    target: Target
 
     @property
     def copies(self) -> int:
@@ -58,14 +59,12 @@ class Work:
         return min(MOST_COPIES, max(2, math.ceil(COPIES_BYTES / size)))
 
 
-def build_trial(
-    work: Work, options: CompileOptions, target: Target, toolchain: Toolchain, path: Path
-) -> None:
+def build_trial(work: Work, options: CompileOptions, toolchain: Toolchain, path: Path) -> None:
     """Compiles the library of a trial, its configurations in parallel through the build cache."""
     graph, names = trial_graph(work)
     state = {port.name: _constant(port) for port in graph.weights}
     wanted = replace(options, batches=(work.batch,), weights="embedded", dump_dir=None)
-    fixed = _Fixed(target, work.call, names)
+    fixed = _Fixed(work.target, work.call, names)
     build_graph(graph, state, wanted, path, toolchain=toolchain, target=fixed)
 
 
@@ -94,18 +93,18 @@ def trial_graph(work: Work) -> tuple[Graph, dict[str, str]]:
                 values.append(given if same else builder.reshape(given, type_.shape))
         operands.append(values)
     names: dict[str, str] = {}
-    last = ""
-    for name in (*work.choice.names, work.choice.names[0]):
-        for values in operands:
-            last = builder.emit_all(site.op, *values)[0].name
-            names[last] = name
-    return Graph(
-        "trial", tuple(inputs), tuple(weights.values()), tuple(builder.nodes), (last,)
-    ), names
+    runs = [(name, values) for name in work.choice.names for values in operands]
+    for name, values in runs:
+        names[builder.emit_all(site.op, *values)[0].name] = name
+    last, *_ = builder.emit_all(site.op, *operands[0])
+    names[last.name] = work.choice.names[0]
+    result = builder.reshape(last, _with_batch_first(last.type).shape).name
+    nodes, ports = tuple(builder.nodes), tuple(weights.values())
+    return Graph("trial", tuple(inputs), ports, nodes, (result,)), names
 
 
 def _with_batch_first(type_: TensorType) -> TensorType:
-    """[3B, n] as [B, 3, n], which is what a library takes."""
+    """[3B, n] as [B, 3, n], which is what a library takes and returns."""
     first, *rest = type_.shape
     if isinstance(first, Batch) and first.count > 1:
         return type_.with_shape((Batch(), first.count, *rest))
@@ -113,17 +112,19 @@ def _with_batch_first(type_: TensorType) -> TensorType:
 
 
 class _Fixed(Target):
-    """A target of one architecture and one kernel, which is told the configuration at each node."""
+    """A target of one architecture that is told the configuration at each node of one kernel."""
 
     def __init__(self, target: Target, call: KernelCall, names: Mapping[str, str]) -> None:
         self.name, self.isas, self.dtypes = target.name, target.isas, target.dtypes
         self.stats_width, self.device = target.stats_width, target.device
-        self.kernels = (call.kernel,)
+        self.kernels = (call.kernel, *target.kernels)
         self._target, self._names = target, names
         self._rendered: dict[str, Rendered] = {}
 
     def render(self, call: KernelCall) -> Mapping[str, Rendered]:
-        name = self._names[call.node.output]
+        name = self._names.get(call.node.output)
+        if name is None:  # a copy of the result
+            return self._target.render(call)
         if name not in self._rendered:  # the copies differ in their arguments alone
             self._rendered[name] = call.kernel.render_choice(call, name)
         return {self.isas[0]: self._rendered[name]}

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import e, log2
+from math import e, log2, prod
 from typing import ClassVar
 
 from vitc.codegen.access import head_access
 from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
+from vitc.codegen.records import Choice, fastest
 from vitc.codegen.render import render
-from vitc.codegen.targets.gpu.attention_tiles import AttentionTile, Problem, choose_tile
+from vitc.codegen.targets.gpu.attention_tiles import AttentionTile, Problem, tiles_of
 from vitc.codegen.targets.gpu.epilogue import C_TYPES, float_text, free_steps, multiples
 from vitc.codegen.targets.gpu.gemm import cast
 from vitc.codegen.targets.gpu.kernel import GpuKernel
 from vitc.ir.builder import Builder, Value
 from vitc.ir.op import Op
-from vitc.ir.types import DType, Shape, per_image
+from vitc.ir.types import DType, Shape, per_image, shape_at
 from vitc.ops import Attention, Pointwise
 from vitc.ops.fused import Step
 
 LOG2_E = log2(e)
+_HEADERS = ("gpu/attention.cuh", "gpu/attention_math.h", "gpu/attention_terms.h")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class GpuAttention(GpuKernel):
             return f"head dimensions {depth} and {value} are no multiples of {chunk}"
         if not all(site.constant[3:]):
             return "bias, regions and factors must be constants"
-        if self._tile(site) is None:
+        if not self._tiles(site):
             arch = self.tuning.arch
             return f"no tile fits the {arch.shared_bytes >> 10} KiB of shared memory of {arch.name}"
         return None
@@ -103,11 +105,29 @@ class GpuAttention(GpuKernel):
         wanted = DType.INT32 if index == op.regions_operand else DType.FLOAT32
         return cast(site.inputs[index].dtype, wanted)
 
+    def choice(self, site: Site, batch: int) -> Choice:
+        op, problem = site.op, _problem(site)
+        assert isinstance(op, Attention)
+        result = site.results[0]
+        terms = [name for name in ("bias", "regions", "factors", "cosine") if getattr(op, name)]
+        key = (
+            f"{result.dtype.short} {problem.queries}x{problem.keys} "
+            f"{problem.depth},{problem.value} [{','.join(terms)}]"
+        )
+        size = prod(shape_at(result.shape[:2], batch))
+        names = tuple(self._tiles(site))
+        return Choice(self.tuning.arch.name, self.name, _HEADERS, key, size, names)
+
     def render(self, call: KernelCall) -> Rendered:
+        """One tile serves all batches: the fastest that is known of at the largest."""
+        choice = self.choice(call.site, self.tuning.batches[-1])
+        known = (name for name in fastest(choice) if name in choice.names)
+        return self.render_choice(call, next(known, choice.names[0]))
+
+    def render_choice(self, call: KernelCall, name: str) -> Rendered:
         op, site = call.site.op, call.site
         assert isinstance(op, Attention)
-        result, tile = site.results[0].shape, self._tile(site)
-        assert tile is not None, self.tuning.arch
+        result, tile = site.results[0].shape, self._tiles(site)[name]
         count = len(call.inputs)
         views: list[Heads] = []
         for i, operand in enumerate((*call.inputs[:3], call.outputs[0])):
@@ -132,19 +152,23 @@ class GpuAttention(GpuKernel):
         )
         return Rendered(render("gpu/attention.cu.jinja", params), tile.cpp)
 
-    def _tile(self, site: Site) -> AttentionTile | None:
-        op, dtype, arch = site.op, site.results[0].dtype, self.tuning.arch
-        assert isinstance(op, Attention)
-        q, k, v = (site.inputs[i].shape for i in range(3))
-        problem = Problem(
-            queries=per_image(q[2:3]),
-            keys=per_image(k[2:3]),
-            depth=per_image(q[3:]),
-            value=per_image(v[3:]),
-            labels=op.regions,
-            norms=op.cosine is not None,
-        )
-        return choose_tile(arch, arch.policy(dtype), dtype.itemsize, problem)
+    def _tiles(self, site: Site) -> dict[str, AttentionTile]:
+        arch, dtype = self.tuning.arch, site.results[0].dtype
+        return tiles_of(arch, arch.policy(dtype), dtype.itemsize, _problem(site))
+
+
+def _problem(site: Site) -> Problem:
+    op = site.op
+    assert isinstance(op, Attention)
+    q, k, v = (site.inputs[i].shape for i in range(3))
+    return Problem(
+        queries=per_image(q[2:3]),
+        keys=per_image(k[2:3]),
+        depth=per_image(q[3:]),
+        value=per_image(v[3:]),
+        labels=op.regions,
+        norms=op.cosine is not None,
+    )
 
 
 def _argument(operand: Operand, index: int, constant: bool) -> str:

@@ -35,6 +35,10 @@ class AttentionTile:
     resident: int = 1
 
     @property
+    def name(self) -> str:
+        return f"{self.warps}x{self.groups}k{self.block_keys}"
+
+    @property
     def cpp(self) -> str:
         sizes = (self.queries, self.keys, self.depth, self.value, self.block_keys)
         numbers = ", ".join(map(str, (*sizes, self.warps, self.groups, self.resident)))
@@ -62,10 +66,13 @@ class Problem:
     norms: bool
 
 
-def choose_tile(
+def tiles_of(
     arch: Architecture, policy: str, itemsize: int, problem: Problem
-) -> AttentionTile | None:
-    """One pass where registers and shared memory allow it, else the widest online form."""
+) -> dict[str, AttentionTile]:
+    """The tiles that fit, by name, best first: one pass where registers and shared memory allow it,
+    else the widest online form.
+    """
+    found: dict[str, AttentionTile] = {}
     for warps, groups in _groupings(problem.queries):
         for block in _blocks(policy, problem.keys):
             labels = 4 * (problem.keys + 15) if problem.labels else 0
@@ -84,8 +91,8 @@ def choose_tile(
                 extra=labels + norms,
             )
             if tile.shared <= arch.shared_bytes:
-                return tile
-    return None
+                found.setdefault(tile.name, tile)
+    return found
 
 
 def _groupings(queries: int) -> Iterator[tuple[int, int]]:
