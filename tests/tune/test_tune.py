@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from vitc.errors import DeviceError, InputError, LoadError
 from vitc.ir.graph import Graph
 from vitc.ir.text import parse_graph
 from vitc.options import CompileOptions, checked_options
-from vitc.tune import TuningDevice, find_device, trial, tune_graph
+from vitc.tune import TuningDevice, device, find_device, trial, tune_graph
 from vitc.tune.run import choices
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (g++)")
@@ -225,9 +226,9 @@ def test_the_users_records_come_before_those_shipped(monkeypatch: pytest.MonkeyP
     shipped = records.fastest(choice)
     assert shipped == sorted(entry["us"], key=entry["us"].get)
     mine = records.Measured("sm90_gemm", entry["problem"], entry["size"], {shipped[-1]: 1.0})
-    for device in ("One", "Two"):
-        about = {"device": device, "arch": "sm_90a", "toolkit": "13.0", "date": ""}
-        path = records.user_file(device, "sm_90a", "13.0")
+    for card in ("One", "Two"):
+        about = {"device": card, "arch": "sm_90a", "toolkit": "13.0", "date": ""}
+        path = records.user_file(card, "sm_90a", "13.0")
         records.store(path, about, {"sm90_gemm": digest}, [mine])
         mine = replace(mine, us={"two": 1.0})
     monkeypatch.setattr(records, "_here", lambda: ("One", "13.0"))
@@ -285,7 +286,6 @@ def test_what_cannot_be_tuned_says_why(target: str, error: type[Exception], says
 
 def test_without_the_card_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     from vitc.devices import Device, Devices
-    from vitc.tune import device
 
     options = checked_options(1, TARGET, None, None, None, "embedded", (), None, None)
     toolchain, target = toolchain_of(options), find_target("cuda:sm_90a")
@@ -296,6 +296,26 @@ def test_without_the_card_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(device, "nvidia_devices", lambda: Devices((other,)))
     with pytest.raises(DeviceError, match="A100, which is sm_80"):
         find_device(target, toolchain)
+
+
+def test_times_are_medians_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten launches a replay; what is far behind in the first round has no further turn."""
+    order: list[str] = []
+    spans = {"a": [9.0, *([1.0] * 6), 100.0], "b": [8.0, *([2.0] * 7)], "c": [12.5]}
+    graphs = {name: SimpleNamespace(name=name) for name in spans}
+    for graph in graphs.values():
+        graph.replay = graph
+
+    def elapsed(graph: SimpleNamespace) -> float:
+        order.append(graph.name)
+        return spans[graph.name].pop(0)
+
+    monkeypatch.setattr(device, "_capture", lambda run, launches: (graphs[run], 5))
+    monkeypatch.setattr(device, "_elapsed", elapsed)
+    found = device.cuda_times({name: name for name in graphs}, 2)  # type: ignore[dict-item]
+    assert found == {"a": 100.0, "b": 200.0, "c": 1250.0}
+    assert "".join(order) == "abc" + "abbaabbaabbaab"
+    assert not any(spans.values())
 
 
 def test_copies_exceed_the_cache(
@@ -323,12 +343,12 @@ def test_compile_tunes_before_it_selects(monkeypatch: pytest.MonkeyPatch) -> Non
     """The model's products are tuned, and the library has what was fastest."""
     card = FakeCard()
     card.times = lambda runs, launches: {name: SLOW - i for i, name in enumerate(runs)}
-    device = TuningDevice("Test Card", "99.1", card.times)
-    monkeypatch.setattr(vitc.tune, "find_device", lambda target, toolchain: device)
-    made = {"batch": 2, "target": TARGET, "dtype": "float16", "image_size": 4}
-    with vitc.compile(torch_model(), **made) as module:
+    made = TuningDevice("Test Card", "99.1", card.times)
+    monkeypatch.setattr(vitc.tune, "find_device", lambda target, toolchain: made)
+    how = {"batch": 2, "target": TARGET, "dtype": "float16", "image_size": 4}
+    with vitc.compile(torch_model(), **how) as module:
         before = [step["config"] for step in module.manifest["steps"]]
-    with vitc.compile(torch_model(), tune=True, **made) as module:
+    with vitc.compile(torch_model(), tune=True, **how) as module:
         after = [step["config"] for step in module.manifest["steps"]]
         assert "tune" in dict(module.report.stages)
         assert module(torch.zeros(2, 3, 4, 4, dtype=torch.float16)).isfinite().all()

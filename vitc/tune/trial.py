@@ -26,6 +26,7 @@ from vitc.ir.op import Array
 from vitc.ir.types import Batch, DType, TensorType, shape_at
 from vitc.ops import Fused
 from vitc.options import CompileOptions
+from vitc.runtime.library import PortInfo
 from vitc.runtime.module import Module
 from vitc.verify.handle import decode, device_of, torch_dtype
 
@@ -62,7 +63,10 @@ class Work:
 def build_trial(work: Work, options: CompileOptions, toolchain: Toolchain, path: Path) -> None:
     """Compiles the library of a trial, its configurations in parallel through the build cache."""
     graph, names = trial_graph(work)
-    state = {port.name: _constant(port) for port in graph.weights}
+    drawn = {
+        name: _constant(port) for name, port in {_operand(p): p for p in graph.weights}.items()
+    }
+    state = {port.name: drawn[_operand(port)] for port in graph.weights}
     wanted = replace(options, batches=(work.batch,), weights="embedded", dump_dir=None)
     fixed = _Fixed(work.target, work.call, names)
     build_graph(graph, state, wanted, path, toolchain=toolchain, target=fixed)
@@ -139,12 +143,17 @@ class _Fixed(Target):
         return self._target.io_dtype(dtype)
 
 
+def _operand(port: Port | PortInfo) -> str:
+    """Which operand a port is a copy of: w1_7 is of w1."""
+    return port.name.partition("_")[0]
+
+
 def _constant(port: Port) -> Array:
     """Normal numbers, the same for all copies; a weight's make results of about one."""
     shape = shape_at(port.type.shape, 1)
     if not port.type.dtype.is_float:
         return np.zeros(shape)
-    drawn = np.random.default_rng(len(shape)).standard_normal(shape, np.float32)
+    drawn = np.random.default_rng(0).standard_normal(shape, np.float32)
     return drawn / math.sqrt(max(1, shape[-1] if len(shape) > 1 else 1))
 
 
@@ -160,7 +169,7 @@ class Trial:
         positive = _positive_operands(work.call.site)
         draw = torch.Generator(device)
         self.inputs = [
-            _activation(port.shape, port.dtype, port.name.partition("_")[0] in positive, draw)
+            _activation(port.shape, port.dtype, _operand(port) in positive, draw)
             for port in self.module.inputs
         ]
         self.outputs = [
