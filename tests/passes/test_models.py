@@ -40,8 +40,12 @@ VITS: dict[str, tuple[str, dict[str, Any]]] = {
     "hybrid": ("vit_small_r26_s32_224", {"img_size": 64, "depth": 1}),
 }
 SWIN: dict[str, Any] = {
-    **{"depths": (2, 2), "embed_dim": 24, "num_heads": (3, 6), "num_classes": 7},
-    **{"window_size": 3, "img_size": 48},
+    "depths": (2, 2),
+    "embed_dim": 24,
+    "num_heads": (3, 6),
+    "num_classes": 7,
+    "window_size": 3,
+    "img_size": 48,
 }
 LEVIT: dict[str, Any] = {"depth": (2, 2, 2), "num_classes": 7, "img_size": 128}
 WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
