@@ -6,6 +6,7 @@ import io
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from typer.testing import CliRunner, Result
 from verify.fakes import TEXT, FakeModule, torch_model
 
 import vitc
-from vitc import errors, hub
+from vitc import errors, hub, tune
 from vitc.bench import BenchmarkRefused
 from vitc.cli import app, codes
+from vitc.codegen.records import Choice
+from vitc.tune import Tuned, TuneReport
 from vitc.verify import VerificationError
 
 runner = CliRunner()
@@ -110,7 +113,7 @@ def test_inspect(fake: FakeModule, tmp_path: Path) -> None:
         "GFLOP/s",
         "of peak",
         "of what the ceilings allow",
-        "loads operand 0 (%x) through its map",
+        "loads operand 0 (%x) through ",
         "lower bound",
         "|",
     ):
@@ -130,6 +133,21 @@ def test_inspect(fake: FakeModule, tmp_path: Path) -> None:
     assert found["profile"] is None
     assert found["manifest"]["name"] == "tiny"
     assert "graph tiny" in found["graphs"]["after"]
+
+
+def test_tune_shows_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    site = SimpleNamespace(choice=Choice("sm_80", "gemm", (), "f16 8x8", 197, ("a", "b")), batch=1)
+    tuned = Tuned(site, {"a": 4.0, "b": 2.0}, {"c": "differs from a by 1.0e+00"})  # type: ignore[arg-type]
+    made = TuneReport("Test Card", "cuda:sm_80", "13.0", tmp_path / "r.json", (tuned,), 3)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "tune", lambda _model, **how: (asked.append(how), made)[1])
+    shown = call("tune", "test_vit", "test_vit2", "-b", "1,8", "--force").stdout
+    for expected in ("f16 8x8", "197", "2.00x", "Test Card", "3 more", "c differs from a"):
+        assert expected in shown
+    assert [how["batch"] for how in asked] == [[1, 8], [1, 8]]
+    assert all(how["force"] for how in asked)
+    (found,) = json.loads(call("tune", "test_vit", "--json").stdout)
+    assert (found["model"], found["tuned"][0]["best"], found["known"]) == ("test_vit", "b", 3)
 
 
 def test_doctor_says_what_is_here() -> None:
@@ -191,6 +209,7 @@ def test_opt_refuses_bad_graphs(tmp_path: Path) -> None:
         (("compile", "test_vit", "--redraw", "--image-size", "wide"), 2, "wide"),
         (("compile", "test_vit", "--checkpoint", "/no/such.pth"), 5, "/no/such.pth"),
         (("compile", "test_vit", "--redraw", "--disable", "nosuch"), 2, "nosuch"),
+        (("compile", "test_vit", "--redraw", "--tune", "--target", "cpu"), 2, "nothing to tune"),
         (("tune", "test_vit", "--target", "cpu"), 2, "nothing to tune"),
         (("tune", "test_vit", "--target", "cuda:sm_80:emulated"), 2, "cuda:sm_80, on that card"),
         (("verify", "/no/such.so"), 5, "/no/such.so"),

@@ -66,6 +66,9 @@ def compile_command(
     ] = None,
     input_dtype: Annotated[str | None, typer.Option(help="Of the images.")] = None,
     output_dtype: Annotated[str | None, typer.Option(help="Of the results.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="First measure what kernels can choose (vitc tune).")
+    ] = False,
     jobs: JobsOpt = None,
     threads: ThreadsOpt = None,
     as_json: JsonOpt = False,
@@ -104,6 +107,7 @@ def compile_command(
             dump_dir=dump,
             input_dtype=input_dtype,
             output_dtype=output_dtype,
+            tune=tune,
             jobs=jobs,
             threads=threads,
         )

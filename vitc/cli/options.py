@@ -28,9 +28,13 @@ BatchOpt = Annotated[
     list[str] | None,
     typer.Option("--batch", "-b", help="Largest batch; several (1,8,64) tune for each."),
 ]
-TargetOpt = Annotated[str | None, typer.Option(help="cpu; the best of this machine by default.")]
+TargetOpt = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda:sm_80 and others; the best of this machine by default."),
+]
 DtypeOpt = Annotated[
-    str | None, typer.Option(help="float32 or bfloat16; of the target by default.")
+    str | None,
+    typer.Option(help="float32, bfloat16, float16 or tf32; the target's first by default."),
 ]
 SizeOpt = Annotated[
     str | None, typer.Option("--image-size", help="224 or HEIGHTxWIDTH; the model's by default.")
