@@ -25,19 +25,26 @@ class Selection:
     recipes: Graph
 
     def maps(self) -> list[str]:
-        """Where each index map went, one line each."""
+        """Where each index map went, one line for the operands that are views of one kind."""
         lines: list[str] = []
         for call in self.calls:
             where = f"{call.kernel.name} %{call.node.output}"
+            loads: dict[tuple[str, str], list[str]] = {}
             for index, operand in enumerate(call.inputs):
                 if not operand.is_dense:
-                    lines.append(
-                        f"{where} loads operand {index} (%{operand.value}) through its map"
-                    )
+                    loads.setdefault((operand.value, _kinds(operand)), []).append(str(index))
+            for (value, kinds), indices in loads.items():
+                operands = f"operand{'s' * (len(indices) > 1)} {', '.join(indices)}"
+                lines.append(f"{where} loads {operands} (%{value}) through {kinds}")
             for operand in call.outputs:
                 if not operand.is_dense:
-                    lines += [f"{where} stores %{operand.value} through its map"]
+                    lines.append(f"{where} stores %{operand.value} through {_kinds(operand)}")
         return lines
+
+
+def _kinds(operand: Operand) -> str:
+    """The views of the operand's map by name; the maps themselves are in the graph."""
+    return ", ".join(type(view).__name__.lower() for view in operand.map.views)
 
 
 def select(graph: Graph, target: Target) -> Selection:

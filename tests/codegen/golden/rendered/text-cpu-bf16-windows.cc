@@ -1,7 +1,5 @@
-// attention %a loads operand 0 (%x) through its map
-// attention %a loads operand 1 (%x) through its map
-// attention %a loads operand 2 (%x) through its map
-// attention %a stores %y through its map
+// attention %a loads operands 0, 1, 2 (%x) through roll, roll, reshape, permute, reshape, permute, slice, reshape
+// attention %a stores %y through roll, roll, reshape, permute, reshape, permute
 // %a = attention(%q, %k, %v, %bias, %regions) {scale=0.177, bias=true, regions=true} : bf16[4B,2,12,32]
 // 2 heads, 12 x 12, d 32
 #include "vitc/cpu/attention.h"

@@ -1,7 +1,5 @@
-// attention %a loads operand 0 (%x) through its map
-// attention %a loads operand 1 (%x) through its map
-// attention %a loads operand 2 (%x) through its map
-// attention %a stores %y through its map
+// attention %a loads operands 0, 1, 2 (%x) through reshape, permute, slice, reshape
+// attention %a stores %y through reshape, permute
 // %a = attention(%q, %k, %v) {scale=0.177} : f32[B,2,37,32]
 // Simt, 37, 37, 32, 32, 48, 3, 1, 1, false
 #include "vitc/gpu/attention.cuh"

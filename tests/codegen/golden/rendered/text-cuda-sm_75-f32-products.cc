@@ -1,4 +1,4 @@
-// gemm %y loads operand 0 (%x) through its map
+// gemm %y loads operand 0 (%x) through reshape, permute, reshape, pad
 // %y, %s = linear(%m, %w, %table) {steps=[add($2)], stats=64} : f32[B,7,64], f32[B,7,1]
 // Simt, 16, 64, 16, 1, 1, 2, false
 #include "vitc/gpu/gemm.cuh"

@@ -1,4 +1,4 @@
-// gemm %y loads operand 0 (%x) through its map
+// gemm %y loads operand 0 (%x) through reshape, permute, reshape, pad
 // %y, %s = linear(%m, %w-2, %table) {steps=[add($2)], stats=64} : f16[B,7,64], f32[B,7,1]
 // Mma<half>, 16, 64, 64, 1, 1, 4, true
 #include "vitc/gpu/gemm.cuh"
