@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitc.codegen.targets.gpu.device import Architecture
 
 ONE_PASS_KEYS = 256  # scores of a row that fit the registers of its lanes
 ONLINE_KEYS = (64, 48, 32, 16)  # a block of the online form, best first
 THREE_PRODUCTS_KEYS = 32  # the same for Tf32x3, whose products take registers of their own
+REGISTERS = 65536  # of a multiprocessor
 BLOCK_WARPS = 4  # of a block, which several short sequences share
 
 
@@ -91,8 +92,21 @@ def tiles_of(
                 extra=labels + norms,
             )
             if tile.shared <= arch.shared_bytes:
-                found.setdefault(tile.name, tile)
+                found.setdefault(tile.name, replace(tile, resident=_resident(tile)))
     return found
+
+
+def _resident(tile: AttentionTile) -> int:
+    """Blocks that fit the registers of a multiprocessor when a thread takes what it needs: its
+    scores and results, and in the online form the addresses of its copies. ptxas left alone takes
+    more, and fewer blocks hide less latency.
+    """
+    if tile.itemsize > 2 or not tile.async_copies:
+        return 1
+    online = tile.keys > tile.block_keys
+    rest = (56 + (8 if tile.extra else 0)) if online else 32
+    registers = tile.block_keys // 2 + -(-tile.value // 16) * 8 + rest
+    return max(1, REGISTERS // (32 * tile.warps * tile.groups * registers))
 
 
 def _groupings(queries: int) -> Iterator[tuple[int, int]]:

@@ -95,20 +95,22 @@ VITC_DEVICE void copy_rows(char* tile, const Heads& from, int mine, int batch, i
   constexpr int kTotal = kRows * Layout::kChunks, kElements = Tile::kElements;
   using S = typename Tile::Storage;
   VITC_UNROLL_BY(kCopiesAtOnce<typename Tile::Policy>)
-  for (int i = mine; i < kTotal; i += Tile::kGroupThreads) {
+  for (int step = 0; step < divide_up(kTotal, Tile::kGroupThreads); ++step) {
+    const int i = step * Tile::kGroupThreads + mine;
+    if (kTotal % Tile::kGroupThreads != 0 && i >= kTotal) break;
     const int row = i / Layout::kChunks, chunk = i % Layout::kChunks;
-    int at = -1;
-    if (first + row < kLimit && chunk * kElements < kWidth) at = from.row(batch, first + row);
-    const S* address =
-        at < 0 ? from.data : from.data + at + head * Heads::kHead + chunk * kElements;
+    // Evaluated for every row, so that what operands have in common is computed once.
+    const int at = from.row(batch, minimum(first + row, kLimit - 1));
+    const bool inside = at >= 0 && first + row < kLimit && chunk * kElements < kWidth;
+    const S* address = from.data + (inside ? at + head * Heads::kHead + chunk * kElements : 0);
     S* target = reinterpret_cast<S*>(tile + Layout::offset(row, chunk));
     if constexpr (Tile::kAsyncCopies) {
-      async_copy_16(target, address, at >= 0);
+      async_copy_16(target, address, inside);
     } else {
       S v[kElements];
       load<kElements>(v, address);
       VITC_UNROLL
-      for (int e = 0; e < kElements; ++e) v[e] = at >= 0 ? v[e] : from_float<S>(0.f);
+      for (int e = 0; e < kElements; ++e) v[e] = inside ? v[e] : from_float<S>(0.f);
       store<kElements>(target, v);
     }
   }
@@ -140,7 +142,7 @@ struct AttentionRows {
       float largest = top[half];
       VITC_UNROLL
       for (int j = 0; j < kTiles; ++j) {
-        largest = maximum(largest, maximum(scores[j][2 * half], scores[j][2 * half + 1]));
+        largest = fmaxf(largest, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
       }
       largest = warp_max<4>(largest);
       const float shift = largest == -INFINITY ? 0.f : largest;  // a row that is masked so far
@@ -172,7 +174,7 @@ struct AttentionRows {
     const int l = lane() % 4, odd = lane() % 2;
     VITC_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const float inverse = 1.f / warp_sum<4>(sum[half]);
+      const float inverse = fast_divide(1.f, warp_sum<4>(sum[half]));
       T* to = output.data + at[half];
       VITC_UNROLL
       for (int n = 0; n < kOut; n += 2) {
@@ -219,13 +221,10 @@ struct WarpScores {
   VITC_DEVICE void finish(float (&scores)[kTiles][4], int first_key, const Bias& bias) const {
     const int l = fresh(lane()), g = l / 4, t = l % 4 * 2;
     float factor[2] = {scale, scale};
-    [[maybe_unused]] int32_t label[2];
-    VITC_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int row = half * 8 + g;
-      if constexpr (Terms::kCosine) factor[half] *= memory.query_norms()[first_row + row];
-      if constexpr (Terms::kRegions) {
-        label[half] = memory.labels()[minimum(first_query + row, Tile::kPaddedKeys - 1)];
+    if constexpr (Terms::kCosine) {
+      VITC_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        factor[half] *= memory.query_norms()[first_row + half * 8 + g];
       }
     }
     [[maybe_unused]] float two[8];
@@ -237,17 +236,42 @@ struct WarpScores {
       }
       float norm[2] = {1, 1};
       if constexpr (Terms::kCosine) load<2>(norm, memory.key_norms() + key);
-      [[maybe_unused]] int32_t other[2];
-      if constexpr (Terms::kRegions) load<2>(other, memory.labels() + first_key + key);
       VITC_UNROLL
       for (int e = 0; e < 4; ++e) {
-        float term = Terms::kBias ? two[j % 2 * 4 + e] : 0.f;
-        if constexpr (Terms::kRegions) {
-          if (label[e / 2] != other[e % 2]) term += terms.regions.apart;
-        }
+        const float term = Terms::kBias ? two[j % 2 * 4 + e] : 0.f;
         float score = fmaf(scores[j][e] * norm[e % 2], factor[e / 2], term);
         if (kLast && (j + 1) * 8 > Tile::kTail && key + e % 2 >= Tile::kTail) score = -INFINITY;
         scores[j][e] = score;
+      }
+    }
+    if constexpr (Terms::kRegions) part(scores, first_key);
+  }
+
+ private:
+  // Adds `apart` where regions differ; most windows of an image have one region alone.
+  template <int kTiles>
+  VITC_DEVICE void part(float (&scores)[kTiles][4], int first_key) const {
+    const int l = fresh(lane());
+    const int32_t *labels = memory.labels(), *others = labels + first_key;
+    int32_t label[2];
+    VITC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      label[half] = labels[minimum(first_query + half * 8 + l / 4, Tile::kPaddedKeys - 1)];
+    }
+    const int32_t one = others[0];
+    bool differs = label[0] != one || label[1] != one;
+    VITC_UNROLL
+    for (int i = 0; i < kTiles * 8; i += kWarp) {
+      differs |= others[minimum(i + l, kTiles * 8 - 1)] != one;
+    }
+    if (ballot(differs) == 0) return;
+    VITC_UNROLL
+    for (int j = 0; j < kTiles; ++j) {
+      int32_t other[2];
+      load<2>(other, others + j * 8 + l % 4 * 2);
+      VITC_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        if (label[e / 2] != other[e % 2]) scores[j][e] += terms.regions.apart;
       }
     }
   }
@@ -272,19 +296,14 @@ attention_kernel(int batches, Query query, Key key, Value value, Terms terms, Ou
   const bool active = first_query < Tile::kQueries;  // else it only copies
   const Memory memory{dynamic_shared<char>() + group * Memory::kBytes};
   const auto copy_block = [&](int b) {
-    const int mine = fresh(thread() % Tile::kGroupThreads);
+    const int self = Tile::kBlocks == 1 ? mine : fresh(mine);
     copy_rows<Tile, LayoutK, Tile::kStageKeys, Tile::kHeadDim, Tile::kKeys>(
-        memory.k(b), key, mine, batch, head, b * Tile::kBlockKeys);
+        memory.k(b), key, self, batch, head, b * Tile::kBlockKeys);
     copy_rows<Tile, LayoutV, Tile::kStageKeys, Tile::kValueDim, Tile::kKeys>(
-        memory.v(b), value, mine, batch, head, b * Tile::kBlockKeys);
+        memory.v(b), value, self, batch, head, b * Tile::kBlockKeys);
   };
   const WarpScores<Tile, Terms> warp_scores{terms,     memory,      head,
                                             first_row, first_query, terms.scale_of(head)};
-  if constexpr (Terms::kRegions) {
-    for (int i = mine; i < Tile::kPaddedKeys; i += Tile::kGroupThreads) {
-      memory.labels()[i] = terms.regions.of(batch)[minimum(i, Tile::kKeys - 1)];
-    }
-  }
   wait_for_previous_kernel();
   let_next_kernel_start();
   AttentionRows<Tile> rows;
@@ -327,6 +346,14 @@ attention_kernel(int batches, Query query, Key key, Value value, Terms terms, Ou
   copy_rows<Tile, LayoutK, Tile::kRows, Tile::kHeadDim, Tile::kQueries>(memory.q, query, mine,
                                                                         batch, head, group_query);
   copy_block(0);
+  if constexpr (Terms::kRegions) {
+    VITC_UNROLL
+    for (int i = 0; i < Tile::kPaddedKeys; i += Tile::kGroupThreads) {
+      const int token = i + mine;
+      const int32_t label = terms.regions.of(batch)[minimum(token, Tile::kKeys - 1)];
+      if (token < Tile::kPaddedKeys) memory.labels()[token] = label;
+    }
+  }
   VITC_NO_UNROLL
   for (int b = 0; b < Tile::kBlocks - 1; ++b) use_block(b, Int<Tile::kBlockKeys / 8>{}, Int<0>{});
   use_block(Tile::kBlocks - 1, Int<Tile::kTailTiles>{}, Int<1>{});
@@ -335,8 +362,9 @@ attention_kernel(int batches, Query query, Key key, Value value, Terms terms, Ou
   VITC_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int row = first_query + half * 8 + lane() / 4;
-    at[half] = exists && row < Tile::kQueries ? output.row(batch, row) : -1;
-    if (at[half] >= 0) at[half] += head * Output::kHead;
+    const int begin = output.row(batch, minimum(row, Tile::kQueries - 1));
+    const bool stored = exists && row < Tile::kQueries && begin >= 0;
+    at[half] = stored ? begin + head * Output::kHead : -1;
   }
   rows.write(output, at);
 }

@@ -121,6 +121,7 @@ VITC_DEVICE void weights_times_value_32(float (&out)[kOut][4], const float (&p)[
 template <class Layout, int kTiles, int kOut>
 VITC_DEVICE void weights_times_value_simt(float (&out)[kOut][4], const float (&p)[kTiles][4],
                                           const char* v) {
+  const int l = fresh(lane());
   VITC_UNROLL
   for (int j = 0; j < kTiles; ++j) {
     VITC_UNROLL
@@ -129,7 +130,7 @@ VITC_DEVICE void weights_times_value_simt(float (&out)[kOut][4], const float (&p
                   lower = shuffle(p[j][2 + key % 2], key / 2, 4);
       VITC_UNROLL
       for (int n = 0; n < kOut; ++n) {
-        const int column = n * 8 + lane() % 4 * 2;
+        const int column = n * 8 + l % 4 * 2;
         float two[2];
         int offset = Layout::offset(j * 8 + key, column / 4) + column % 4 * 4;
         load<2>(two, reinterpret_cast<const float*>(v + offset));

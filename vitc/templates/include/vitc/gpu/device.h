@@ -349,7 +349,7 @@ template <int kWidth = kWarp>
 VITC_DEVICE float warp_max(float value) {
   VITC_UNROLL
   for (int mask = kWidth / 2; mask > 0; mask /= 2) {
-    value = maximum(value, shuffle_xor(value, mask, kWidth));
+    value = fmaxf(value, shuffle_xor(value, mask, kWidth));
   }
   return value;
 }
