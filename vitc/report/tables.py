@@ -47,7 +47,7 @@ def summary_table(manifest: Manifest) -> Table:
         ("weights", f"{show_bytes(manifest['weights_bytes'])} {manifest['weights_mode']}"),
         ("workspace", _workspace(manifest)),
         ("graph", str(manifest.get("graph_hash", ""))[:16]),
-        ("compiler", str(manifest.get("toolchain", ""))),
+        ("compiler", _join(list(manifest.get("toolchain", {}).values()))),
     ]
     table = Table(show_header=False, title=str(manifest["name"]), title_justify="left")
     for name, value in rows:
@@ -162,23 +162,19 @@ def kernel_table(
     numeric = ["#", "FLOP", "of all", "bytes"]
     columns = ["#", "name", "kernel", "config", "FLOP", "of all", "bytes"]
     if profile is not None:
-        numeric += ["time", "of time", "GFLOP/s", "GB/s"]
-        numeric += ["of peak", "of copy"] if ceilings else []
-        columns += numeric[4:]
+        # Times take the place of the configuration, which is long.
+        numeric += ["time", "of time", "GFLOP/s", "GB/s", "of peak", "of copy"]
+        columns = ["#", "name", "kernel", "FLOP", "bytes", *numeric[4 : 10 if ceilings else 8]]
     table = _table("kernels, per image", *columns, numeric=numeric)
     total = sum(entry.microseconds for entry in profile or ())
     for index, step in enumerate(steps):
-        row = [
-            str(index),
-            step["name"],
-            step["kernel"],
-            str(step.get("config", "")),
-            show_flops(_flops(step)),
-            show_share(_flops(step), all_flops),
-            show_bytes(_bytes(step)),
-        ]
-        if profile is not None:
-            row += _measured(profile[index], total, ceilings)
+        flops, moved = show_flops(_flops(step)), show_bytes(_bytes(step))
+        row = [str(index), step["name"], step["kernel"]]
+        if profile is None:
+            share = show_share(_flops(step), all_flops)
+            row += [str(step.get("config", "")), flops, share, moved]
+        else:
+            row += [flops, moved, *_measured(profile[index], total, ceilings)]
         table.add_row(*map(escape, row))
     table.caption = f"{show_flops(all_flops)}, {show_bytes(all_bytes)}"
     if profile is not None:

@@ -93,8 +93,8 @@ BUGS = [
         "gemm: shared memory one stage short",
         GEMM,
         "gemm.cuh",
-        "kSharedBytes = kStages * kStageBytes",
-        "kSharedBytes = (kStages - 1) * kStageBytes",
+        "shared_bytes(int steps) { return ring_bytes(steps)",
+        "shared_bytes(int steps) { return ring_bytes(steps - 1)",
         "outside shared memory",
     ),
     Bug(
@@ -171,7 +171,7 @@ BUGS = [
         "bool kAligned = true",
         "misaligned",
     ),
-    Bug("gemm: chunks past k not zero", GEMM_ODD, "loader.h", "if (k + e >= kK) continue;", ""),
+    Bug("gemm: chunks past k not zero", GEMM_ODD, "loader.h", "inside && k + e < kK", "inside"),
     Bug(
         "gemm: shuffle under a row's mask",
         CHAIN,
@@ -198,8 +198,8 @@ BUGS = [
         "gemm: row scales over the last stage",
         CHAIN,
         "gemm.cuh",
-        "(stages + Tile::kStages * Tile",
-        "(stages + (Tile::kStages - 1) * Tile",
+        "stages + Tile::ring_bytes(kSteps)",
+        "stages + Tile::ring_bytes(kSteps - 1)",
     ),
     Bug(
         "gemm: float sums left to the tensor core",
