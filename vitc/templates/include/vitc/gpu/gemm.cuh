@@ -30,7 +30,11 @@ struct GemmTile {
   using LayoutB = SharedTile<kBK* int(sizeof(Storage)), Warp::kVector>;
   static constexpr int kBytesA = kBM * LayoutA::kRowBytes, kBytesB = kBN * LayoutB::kRowBytes;
   static constexpr int kStageBytes = kBytesA + kBytesB;
-  static constexpr int kSharedBytes = kStages * kStageBytes + kBM * int(sizeof(float));
+  // A product of few steps uses that many stages.
+  static constexpr int ring_bytes(int steps) {
+    return (steps < kStages ? steps : kStages) * kStageBytes;
+  }
+  static constexpr int shared_bytes(int steps) { return ring_bytes(steps) + kBM * 4; }
   static_assert(kStages >= 2 && kBM % kWarpsM == 0 && kBN % kWarpsN == 0);
   // Where in the tile the calling warp's part begins.
   static VITC_DEVICE int warp_row() { return warp() / kWarpsN * kWarpRows; }
@@ -41,7 +45,7 @@ struct GemmTile {
   // exceed.
   static constexpr bool kTwoBlocks = kAsyncCopies && kThreads == 256 && sizeof(Storage) == 2 &&
                                      Warp::kTilesM * Warp::kTilesN <= 16 &&
-                                     kSharedBytes <= (80 << 10);
+                                     shared_bytes(kStages) <= (80 << 10);
   static constexpr int kBlocks = kTwoBlocks ? 2 : 1;
 };
 
@@ -158,7 +162,7 @@ gemm_kernel(int m, Source a, const typename Tile::Storage* w, Epilogue epilogue)
                 kSteps = (kK + Tile::kBK - 1) / Tile::kBK;
   const int first_m = block() / kTilesN * Tile::kBM, first_n = block() % kTilesN * Tile::kBN;
   char* stages = dynamic_shared<char>();
-  float* row_scale = reinterpret_cast<float*>(stages + Tile::kStages * Tile::kStageBytes);
+  float* row_scale = reinterpret_cast<float*>(stages + Tile::ring_bytes(kSteps));
 
   typename Tile::Warp out;
   accumulate<Tile, kN, kK>(out, stages, m, first_m, first_n, 0, kSteps, a, w, [&] {
@@ -177,7 +181,8 @@ template <class Tile, int kN, int kK, class Source, class Epilogue>
 int gemm(const char* name, Stream stream, int m, const Source& a, const typename Tile::Storage* w,
          const Epilogue& epilogue) {
   const int blocks = divide_up(m, Tile::kBM) * divide_up(kN, Tile::kBN);
-  return launch({name, Dim3(unsigned(blocks)), Tile::kThreads, size_t(Tile::kSharedBytes), stream},
+  constexpr size_t kShared = Tile::shared_bytes(divide_up(kK, Tile::kBK));
+  return launch({name, Dim3(unsigned(blocks)), Tile::kThreads, kShared, stream},
                 gemm_kernel<Tile, kN, kK, Source, Epilogue>, m, a, w, epilogue);
 }
 

@@ -72,11 +72,10 @@ class TileLoader {
   }
 
   VITC_DEVICE void fetch(S (&v)[kElements], const typename Source::Row& row, int k, bool inside) {
-    VITC_UNROLL
-    for (int e = 0; e < kElements; ++e) v[e] = from_float<S>(0.f);
-    if (!inside) return;
     if constexpr (Source::kVector) {
-      auto* from = source_.at(row, k);
+      VITC_UNROLL
+      for (int e = 0; e < kElements; ++e) v[e] = from_float<S>(0.f);
+      auto* from = inside ? source_.at(row, k) : nullptr;
       if (from == nullptr) return;
       if constexpr (SameType<S, typename Source::T>::value) {
         load<kElements>(v, from);
@@ -87,11 +86,13 @@ class TileLoader {
         for (int e = 0; e < kElements; ++e) v[e] = from_float<S>(wide[e]);
       }
     } else {
+      // No branch around a load: all of them are under way before the first is waited for.
       VITC_UNROLL
       for (int e = 0; e < kElements; ++e) {
-        if (k + e >= kK) continue;
-        auto* from = source_.at(row, k + e);
-        if (from != nullptr) v[e] = from_float<S>(to_float(*from));
+        auto* from = source_.at(row, minimum(k + e, kK - 1));
+        const bool there = inside && k + e < kK && from != nullptr;
+        const float value = to_float(*(there ? from : source_.base()));
+        v[e] = from_float<S>(there ? value : 0.f);
       }
     }
   }
