@@ -31,10 +31,12 @@ struct GemmTile {
   static constexpr int kBytesA = kBM * LayoutA::kRowBytes, kBytesB = kBN * LayoutB::kRowBytes;
   static constexpr int kStageBytes = kBytesA + kBytesB;
   // A product of few steps uses that many stages.
-  static constexpr int ring_bytes(int steps) {
+  static constexpr VITC_HOST_DEVICE int ring_bytes(int steps) {
     return (steps < kStages ? steps : kStages) * kStageBytes;
   }
-  static constexpr int shared_bytes(int steps) { return ring_bytes(steps) + kBM * 4; }
+  static constexpr VITC_HOST_DEVICE int shared_bytes(int steps) {
+    return ring_bytes(steps) + kBM * 4;
+  }
   static_assert(kStages >= 2 && kBM % kWarpsM == 0 && kBN % kWarpsN == 0);
   // Where in the tile the calling warp's part begins.
   static VITC_DEVICE int warp_row() { return warp() / kWarpsN * kWarpRows; }
