@@ -11,6 +11,7 @@ from typing import Any
 
 INCLUDE = Path(__file__).resolve().parent.parent / "vitc" / "templates" / "include"
 EPSILON = 1e-6  # of row_rstd
+SLICE = 32  # columns of a sum of squares
 FLAGS = "-std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -diag-suppress=177 -DVITC_ISA=sm_90a"
 
 
@@ -68,9 +69,17 @@ class Buffers:
         self.packed = [pack(w) for w in self.w]
         self.b = normal(n)
         self.r = [normal(m, n) for _ in range(2)]
-        self.s = torch.rand(m, -(-k // 64), device="cuda") * 128
+        self.s = torch.rand(m, -(-k // SLICE), device="cuda") * 2 * SLICE
         self.y = [torch.empty(m + 64, n, device="cuda", dtype=self.dtype) for _ in range(2)]
-        self.t = torch.empty(m + 64, -(-n // 64), device="cuda")
+        self.t = torch.empty(m + 64, -(-n // SLICE), device="cuda")
+
+    def use_integers(self) -> None:
+        """Makes the first set such that a product with a bias and a residual is exact."""
+        import torch
+
+        for t in (self.x[0], self.w[0], self.r[0], self.b):
+            t.copy_(torch.randint(-1, 2, t.shape, device="cuda"))
+        self.packed[0] = pack(self.w[0])
 
     def arguments(self, i: int, packed: bool) -> list[Any]:
         """Inputs and outputs in the order of the graph's operands."""
@@ -118,10 +127,13 @@ def launcher(library: Any, buffers: Buffers, i: int, packed: bool) -> Callable[[
     return launch
 
 
-def check(library: Any, buffers: Buffers, wanted: Any, packed: bool) -> str:
-    """What is wrong with a kernel's results, or ""."""
+def check(library: Any, buffers: Buffers, packed: bool, exact: bool = False) -> str:
+    """What is wrong with a kernel's results, or "". exact: on integers."""
     import torch
 
+    if exact:
+        buffers.use_integers()
+    wanted = buffers.reference()
     launch = launcher(library, buffers, 0, packed)
     y, t, m = buffers.y[0], buffers.t, buffers.m
     first = None
@@ -136,12 +148,12 @@ def check(library: Any, buffers: Buffers, wanted: Any, packed: bool) -> str:
             return "launches differ"
     error = ((y[:m].float() - wanted).norm() / wanted.norm()).item()
     bound = 4e-4 if buffers.dtype is torch.float16 else 3e-3
-    if not error < bound:
+    if not (error == 0 if exact else error < bound):
         return f"error {error:.2e}"
     if not y[m:].isnan().all():
         return "writes past the last row"
     if "stats" in buffers.kind:
-        squares = y[:m].float().square().view(m, -1, 64).sum(2)
+        squares = y[:m].float().square().view(m, -1, SLICE).sum(2)
         error = ((t[:m] - squares).norm() / squares.norm()).item()
         if not error < 1e-5 or not t[m:].isnan().all():
             return f"sums of squares: error {error:.2e}"

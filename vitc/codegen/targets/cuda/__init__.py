@@ -28,6 +28,8 @@ from vitc.errors import InputError
 from vitc.ir.types import DType
 
 STATS_WIDTH = 64
+# Narrower slices let Hopper's tiles have any multiple of 32 columns.
+_HOPPER_STATS_WIDTH = 32
 _EMULATED_FLAGS = ("-O2", "-mavx2", "-mfma", "-mf16c", "-DVITC_EMULATE")
 
 
@@ -47,9 +49,9 @@ class CudaTarget(Target):
             if turing
             else (DType.FLOAT16, DType.BFLOAT16, DType.TF32, DType.FLOAT32)
         )
-        self.stats_width = STATS_WIDTH
         tuned = tuple(batches) or (1,)
         hopper = self.isas == ("sm_90a",) and not emulated
+        self.stats_width = _HOPPER_STATS_WIDTH if hopper else STATS_WIDTH
         self._families = {
             arch.name: (_hopper if hopper else _kernels)(Tuning(arch, tuned)) for arch in self.archs
         }
@@ -86,9 +88,9 @@ def _gencode(isa: str) -> tuple[str, ...]:
     return ("-O3", f"-gencode=arch={virtual},code={code}", "-Xptxas=-v", quiet)
 
 
-def _kernels(tuning: Tuning) -> tuple[Kernel, ...]:
+def _kernels(tuning: Tuning, stats_width: int = STATS_WIDTH) -> tuple[Kernel, ...]:
     return (
-        GpuGemm(tuning, STATS_WIDTH),
+        GpuGemm(tuning, stats_width),
         GpuAttention(tuning),
         GpuConv2d(tuning),
         GpuNorm(tuning),
@@ -104,7 +106,7 @@ def _kernels(tuning: Tuning) -> tuple[Kernel, ...]:
 
 def _hopper(tuning: Tuning) -> tuple[Kernel, ...]:
     """The portable kernels behind those written for Hopper."""
-    return (Sm90Gemm(tuning), *_kernels(tuning))
+    return (Sm90Gemm(tuning), *_kernels(tuning, _HOPPER_STATS_WIDTH))
 
 
 def parse(name: str, batches: Sequence[int]) -> CudaTarget:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import gcd
 
 from vitc.codegen.access import RowAccess, row_access, run_access
 from vitc.codegen.kernel import Operand, Site
@@ -211,8 +212,9 @@ def _row_rstd(writer: _Writer, step: Step, operand: Operand, result: Shape) -> N
     size, eps = step.values
     guard = " && ".join(str(guard) for guard in runs.guards)
     begin = f"{guard} ? {runs.start} : -1" if guard else str(runs.start)
+    aligned = gcd(runs.run, 4, runs.start.constant, *(factor for _, factor in runs.start.terms))
     writer.row_scale = (
-        f"rstd<{per_image(shape[-1:])}, {runs.run}>({pointer}, "
+        f"rstd<{per_image(shape[-1:])}, {runs.run}, {aligned}>({pointer}, "
         f"[&]([[maybe_unused]] int k) {{ return {begin}; }}, 1.f / {int(size)}, {float_text(eps)})"
     )
     writer.lines.append("scale(v, row_scale);")

@@ -27,7 +27,7 @@ from vitc.ir.op import Op
 from vitc.ir.types import DType, Shape, per_image
 from vitc.ops import Fused, Linear
 
-STATS_WIDTH = 64
+STATS_WIDTHS = (32, 64)
 _COLUMN_GROUP = 32  # kColumnGroup of vitc/gpu/sm90/tile.h
 _CHUNK = 8  # elements of 16 bytes
 
@@ -43,7 +43,9 @@ class Sm90Config:
 
 @dataclass(frozen=True)
 class Sm90GemmParams:
-    """Parameters of templates/gpu/sm90_gemm.cu.jinja. stride, offset: of A's rows, in elements."""
+    """Parameters of templates/gpu/sm90_gemm.cu.jinja. stride, offset: of A's rows, in elements.
+    slice: columns of a sum of squares.
+    """
 
     label: str
     type: str
@@ -52,6 +54,7 @@ class Sm90GemmParams:
     k: int
     stride: int
     offset: int
+    slice: int
     epilogue: Epilogue
     configs: tuple[Sm90Config, ...]
 
@@ -71,8 +74,8 @@ class Sm90Gemm(GpuKernel):
             return f"multiplies float16 or bfloat16, not {a.dtype.value} with {w.dtype.value}"
         if n % _CHUNK or k % _CHUNK:
             return f"rows of 16-byte chunks are needed, N x K is {n} x {k}"
-        if isinstance(site.op, Fused) and site.op.stats not in (0, STATS_WIDTH):
-            return f"statistics are emitted for slices of {STATS_WIDTH} columns"
+        if isinstance(site.op, Fused) and site.op.stats not in (0, *STATS_WIDTHS):
+            return f"statistics are emitted for slices of {STATS_WIDTHS} columns"
         return refusal(site)
 
     def declines(self, site: Site, operands: tuple[Operand | None, ...]) -> str | None:
@@ -134,6 +137,7 @@ class Sm90Gemm(GpuKernel):
             k=k,
             stride=rows[0],
             offset=rows[1],
+            slice=op.stats or STATS_WIDTHS[0],
             epilogue=render_epilogue(op, call.inputs, call.outputs, result),
             configs=tuple(Sm90Config(t.cpp(type_), t.function, up_to) for t, up_to in tiles),
         )

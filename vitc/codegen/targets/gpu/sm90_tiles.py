@@ -69,36 +69,45 @@ class LargeTile:
     def takes(self, problem: Problem) -> bool:
         stage = (self.tile_rows + self.columns) * 128
         assert self.stages * stage + 2048 <= _SHARED_BYTES
+        if problem.stats and self.columns % problem.stats:
+            return False  # a slice is one tile's
         # 192 rows of a warpgroup leave no registers for residuals in flight.
-        operands = any(step in _WITH_OPERAND for step in problem.steps[1:])
+        kinds = [step for step in problem.steps if step != "row_rstd"]
+        operands = any(step in _WITH_OPERAND for step in kinds[1:])
         if not operands and not self.fetch:
             return False  # the same kernel as that with fetch
         if self.rows * self.columns == 128 * 192 and operands and problem.stats:
             return "row_rstd" not in problem.steps  # nor for scales beside both
-        return not (self.rows == 192 and (operands or problem.stats))
+        return not (self.rows == 192 and self.columns > 96 and (operands or problem.stats))
 
 
 @dataclass(frozen=True)
 class SplitTile:
-    """A tile of vitc/gpu/sm90/split_gemm.cuh: 64 rows, columns, stages, and parts of K."""
+    """A tile of vitc/gpu/sm90/split_gemm.cuh: columns, stages, parts of K, and warpgroups, each of
+    which has 64 rows.
+    """
 
     columns: int
     stages: int
     split: int
+    groups: int = 1
 
-    tile_rows = 64
     function = "split_gemm"
 
     @property
+    def tile_rows(self) -> int:
+        return 64 * self.groups
+
+    @property
     def name(self) -> str:
-        return f"split{self.split}_64x{self.columns}s{self.stages}"
+        return f"split{self.split}_{self.tile_rows}x{self.columns}s{self.stages}"
 
     def cpp(self, type_: str) -> str:
-        return f"SplitTile<{type_}, {self.columns}, {self.stages}, {self.split}>"
+        return f"SplitTile<{type_}, {self.columns}, {self.stages}, {self.split}, {self.groups}>"
 
     def takes(self, problem: Problem) -> bool:
-        whole = -(-problem.k // 64) % self.split == 0
-        return whole and (not problem.stats or self.columns in (64, 128))
+        aligned = not problem.stats or self.columns % problem.stats == 0
+        return aligned and -(-problem.k // 64) >= self.split
 
 
 _WITH_OPERAND = frozenset(("add", "sub", "rsub", "mul", "div", "rdiv", "maximum", "minimum"))
@@ -113,17 +122,48 @@ TILES: tuple[Tile, ...] = (
     LargeTile(128, 128, 6, True, fetch=False),
     LargeTile(128, 128, 6, True, 2),
     LargeTile(128, 128, 6, True, 2, fetch=False),
+    LargeTile(128, 160, 6, True),
+    LargeTile(128, 160, 6, True, 2),
+    LargeTile(128, 96, 7, True),
+    LargeTile(128, 96, 7, True, 2),
     LargeTile(64, 256, 5, True),
+    LargeTile(64, 256, 5, True, 2),
     LargeTile(64, 192, 6, True),
+    LargeTile(64, 192, 6, True, 2),
+    LargeTile(64, 160, 8, True),
+    LargeTile(64, 160, 8, True, 2),
     LargeTile(64, 128, 8, True),
+    LargeTile(64, 128, 8, True, 2),
+    LargeTile(64, 96, 10, True),
+    LargeTile(64, 96, 10, True, 2),
+    LargeTile(64, 96, 10, True, 4),
+    LargeTile(64, 128, 8, True, 4),
     LargeTile(192, 128, 5, True),
+    LargeTile(192, 96, 6, True),
     LargeTile(64, 256, 4, False),
     LargeTile(64, 192, 5, False),
+    LargeTile(64, 160, 6, False),
     LargeTile(64, 128, 6, False),
+    LargeTile(64, 128, 6, False, 2),
+    LargeTile(64, 96, 7, False),
+    LargeTile(64, 96, 7, False, 2),
     LargeTile(128, 128, 4, False),
+    LargeTile(128, 160, 4, False),
     LargeTile(128, 192, 4, False),
     LargeTile(64, 192, 4, False, 1, 3),
+    LargeTile(64, 160, 5, False, 1, 3),
     LargeTile(64, 128, 5, False, 1, 3),
+    LargeTile(64, 96, 5, False, 1, 3),
+    SplitTile(64, 6, 1, 2),
+    SplitTile(96, 6, 1, 2),
+    SplitTile(128, 6, 2, 2),
+    SplitTile(128, 6, 3, 2),
+    SplitTile(160, 6, 2, 2),
+    SplitTile(192, 5, 2, 2),
+    SplitTile(128, 8, 3),
+    SplitTile(160, 7, 2),
+    SplitTile(96, 10, 2),
+    SplitTile(64, 12, 3),
     SplitTile(64, 12, 1),
     SplitTile(64, 6, 1),
     SplitTile(64, 12, 2),

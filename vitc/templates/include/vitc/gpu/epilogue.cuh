@@ -157,15 +157,24 @@ VITC_DEVICE void write_unaligned(T* to, float (&v)[V]) {
 }
 
 // 1 / sqrt(mean of squares + eps) of a row from the partial sums that its writers left: kSlices of
-// them, which lie at begin(i) in runs of kRun; begin is -1 for zeros.
-template <int kSlices, int kRun, class Begin>
+// them, which lie at begin(i) in runs of kRun, kAligned at a time; begin is -1 for zeros.
+template <int kSlices, int kRun, int kAligned = 1, class Begin>
 VITC_DEVICE float rstd(const float* partial_sums, const Begin& begin, float one_over_n, float eps) {
   float sum = 0;
   VITC_UNROLL
   for (int i = 0; i < kSlices; i += kRun) {
     const int at = begin(i);
+    if (at < 0) continue;
+    float sums[kRun];
     VITC_UNROLL
-    for (int j = 0; j < kRun; ++j) sum += at < 0 ? 0.f : partial_sums[at + j];
+    for (int j = 0; j < kRun; j += kAligned) {
+      float piece[kAligned];
+      load(piece, partial_sums + at + j);
+      VITC_UNROLL
+      for (int c = 0; c < kAligned; ++c) sums[j + c] = piece[c];
+    }
+    VITC_UNROLL
+    for (int j = 0; j < kRun; ++j) sum += sums[j];
   }
   return 1.f / sqrtf(fmaf(sum, one_over_n, eps));
 }

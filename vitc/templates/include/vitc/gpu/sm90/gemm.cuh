@@ -147,7 +147,7 @@ VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int f
 }
 
 // Multiplies and writes out the tiles of consumer warpgroup `group`.
-template <class Tile, int kN, int kK, class Epilogue>
+template <class Tile, int kN, int kK, int kSlice, class Epilogue>
 VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover, int m, int group,
                          const Epilogue& epilogue) {
   using T = typename Tile::T;
@@ -206,11 +206,11 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
     if constexpr (kHandsOver<Epilogue>) barrier_wait(handover.ready(index), handover.parity(index));
     float scales[TileSums::kBlocks * 2];
     read_scales<TileSums, Epilogue>(scales, handover.scales(index) + shared_rows);
-    write_out<kN, TileSums, Tile::kColumns>(sums, m, first_m, first_n, scales, epilogue);
+    write_out<kN, kSlice, TileSums, Tile::kColumns>(sums, m, first_m, first_n, scales, epilogue);
   }
 }
 
-template <class Tile, int kN, int kK, class Epilogue>
+template <class Tile, int kN, int kK, int kSlice, class Epilogue>
 VITC_KERNEL(Tile::kThreads, 1)
 gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_w,
             const __grid_constant__ Epilogue epilogue) {
@@ -231,7 +231,7 @@ gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constan
     cluster_sync();
   }
 
-  // A multiprocessor has 512 registers for each thread of a warpgroup.
+  // Together what the block was launched with: 3 x 168 or 4 x 128 for a thread of each warpgroup.
   if (thread() < kWarpgroup) {
     give_back_registers<Tile::kConsumers == 2 ? 24 : 32>();
     if (thread() == 0) {
@@ -242,7 +242,7 @@ gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constan
     }
   } else {
     take_registers<Tile::kConsumers == 2 ? 240 : 160>();
-    consume<Tile, kN, kK>(ring, handover, m, thread() / kWarpgroup - 1, epilogue);
+    consume<Tile, kN, kK, kSlice>(ring, handover, m, thread() / kWarpgroup - 1, epilogue);
   }
   if constexpr (Tile::kCluster > 1) {  // the others may still arrive at this block's barriers
     sync_warp();
@@ -260,8 +260,9 @@ inline int multiprocessors() {
   return count > 0 ? count : 1;
 }
 
-// Launches the kernel for m >= 1 rows of A, `row_stride` elements apart. W is packed (tile.h).
-template <class Tile, int kN, int kK, class Epilogue>
+// Launches the kernel for m >= 1 rows of A, `row_stride` elements apart. W is packed (tile.h). Sums
+// of squares are those of kSlice columns.
+template <class Tile, int kN, int kK, int kSlice, class Epilogue>
 int gemm(const char* name, Stream stream, int m, const typename Tile::T* a, int64_t row_stride,
          const typename Tile::T* w, const Epilogue& epilogue) {
   TensorMap map_a, map_w;
@@ -272,7 +273,7 @@ int gemm(const char* name, Stream stream, int m, const typename Tile::T* a, int6
   const int clusters = std::min(Raster<Tile, kN>::tiles(m), multiprocessors() / Tile::kCluster);
   const LaunchShape shape{name, Dim3(unsigned(clusters * Tile::kCluster)), Tile::kThreads,
                           size_t(Tile::kSharedBytes), stream};
-  return launch_clusters(shape, Tile::kCluster, VITC_OVERLAP, gemm_kernel<Tile, kN, kK, Epilogue>,
+  return launch_clusters(shape, Tile::kCluster, VITC_OVERLAP, gemm_kernel<Tile, kN, kK, kSlice, Epilogue>,
                          m, map_a, map_w, epilogue);
 }
 

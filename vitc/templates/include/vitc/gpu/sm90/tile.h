@@ -149,10 +149,13 @@ VITC_DEVICE void read_scales(float (&scales)[Sums::kBlocks * 2], const float* ro
 // before the first store: an output may lie where an operand was read, so that the compiler could
 // not move a load before a store, and each would wait for memory alone. Rows past the end compute
 // what the last row does, and are not stored.
-template <int kN, class Sums, int kColumns, class Epilogue>
+// A sum of squares speaks of kSlice columns, which one tile has all of.
+template <int kN, int kSlice, class Sums, int kColumns, class Epilogue>
 VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
                            const float (&scales)[Sums::kBlocks * 2], const Epilogue& epilogue) {
-  constexpr int kLines = Sums::kBlocks * 2;  // rows of a thread
+  constexpr int kLines = Sums::kBlocks * 2;               // rows of a thread
+  constexpr int kSliceGroups = kSlice / kColumnGroup;
+  static_assert(!Epilogue::kSumSquares || (kSlice % kColumnGroup == 0 && kColumns % kSlice == 0));
   float squares[kLines] = {};
   VITC_UNROLL
   for (int group = 0; group < kColumns / kColumnGroup; ++group) {
@@ -177,12 +180,12 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
       }
     }
     if constexpr (Epilogue::kSumSquares) {
-      if (group % 2 == 0) continue;
+      if ((group + 1) % kSliceGroups != 0) continue;
       VITC_UNROLL
       for (int i = 0; i < kLines; ++i) {
         const float sum = warp_sum<4>(squares[i]);  // the four lanes that share the row
-        const int slice = first_n / 64 + group / 2, r = row + Sums::row_of(i);
-        if (lane() % 4 == 0 && r < m && slice * 64 < kN) epilogue.sum_squares(r, slice, sum);
+        const int slice = first_n / kSlice + group / kSliceGroups, r = row + Sums::row_of(i);
+        if (lane() % 4 == 0 && r < m && slice * kSlice < kN) epilogue.sum_squares(r, slice, sum);
         squares[i] = 0;
       }
     }
