@@ -115,11 +115,11 @@ def by_cpu(model: nn.Module, photos: Tensor) -> Tensor:
     """The library for this machine's CPU, in float32."""
     import vitc
 
-    with vitc.compile(model, batch=_BATCH, target=_cpu_target(), dtype="float32") as module:
+    with vitc.compile(model, batch=_BATCH, target=cpu_target(), dtype="float32") as module:
         return torch.as_tensor(module(photos))
 
 
-def _cpu_target() -> str:
+def cpu_target() -> str:
     """The best instruction set of this machine alone: the library runs only here, and only once."""
     avx512 = "avx512dq" in Path("/proc/cpuinfo").read_text()
     return "cpu:avx512" if avx512 else "cpu:avx2"

@@ -180,7 +180,7 @@ def test_vit_block_by_block() -> None:
     assert [str(graph.types[n.output]) for n in fc1] == ["f32[B,197,192]"] * 11 + ["f32[B,192]"]
 
 
-@pytest.mark.parametrize("name", ["vit", "clip", "hybrid", "map"])
+@pytest.mark.parametrize("name", ["vit", "clip", "hybrid", "map", "swin_padded", "swinv2", "levit"])
 def test_bfloat16_graphs_verify_and_mean_the_same(name: str) -> None:
     graph = run_pipeline(imported(name), PassOptions(dtype=DType.BFLOAT16))
     verify(graph)
