@@ -230,8 +230,8 @@ def functor(dtype: str, row: str, column: str, *, vector: bool) -> str:
     int offset;
   }};
   VITC_DEVICE Row row(int r) const {{ return {{{row}}}; }}
-  VITC_DEVICE const T* at(Row row, int k) const {{
-    return row.offset < 0 ? nullptr : data + row.offset + {column};
+  VITC_DEVICE int at(Row row, int k) const {{
+    return row.offset < 0 ? -1 : row.offset + {column};
   }}
   VITC_DEVICE const T* base() const {{ return data; }}
 }};"""

@@ -42,8 +42,8 @@ class TileLoader {
     for (int i = 0; i < kShare; ++i) {
       bool inside = (inside_ >> i & 1) && (kWholeK || k < kK);
       if constexpr (kAsync) {
-        auto* from = inside ? source_.at(row_[i], k) : nullptr;
-        async_copy_16(tile + place(i), from != nullptr ? from : source_.base(), from != nullptr);
+        const int at = inside ? source_.at(row_[i], k) : -1;
+        async_copy_16(tile + place(i), source_.base() + maximum(at, 0), at >= 0);
       } else {
         fetch(held_[i].v, row_[i], k, inside);
       }
@@ -75,8 +75,9 @@ class TileLoader {
     if constexpr (Source::kVector) {
       VITC_UNROLL
       for (int e = 0; e < kElements; ++e) v[e] = from_float<S>(0.f);
-      auto* from = inside ? source_.at(row, k) : nullptr;
-      if (from == nullptr) return;
+      const int at = inside ? source_.at(row, k) : -1;
+      if (at < 0) return;
+      auto* from = source_.base() + at;
       if constexpr (SameType<S, typename Source::T>::value) {
         load<kElements>(v, from);
       } else {
@@ -89,10 +90,14 @@ class TileLoader {
       // No branch around a load: all of them are under way before the first is waited for.
       VITC_UNROLL
       for (int e = 0; e < kElements; ++e) {
-        auto* from = source_.at(row, minimum(k + e, kK - 1));
-        const bool there = inside && k + e < kK && from != nullptr;
-        const float value = to_float(*(there ? from : source_.base()));
-        v[e] = from_float<S>(there ? value : 0.f);
+        const int at = source_.at(row, minimum(k + e, kK - 1));
+        const bool there = inside && k + e < kK && at >= 0;
+        const auto value = source_.base()[there ? at : 0];
+        if constexpr (SameType<S, typename Source::T>::value) {
+          v[e] = there ? value : from_float<S>(0.f);
+        } else {
+          v[e] = from_float<S>(there ? to_float(value) : 0.f);
+        }
       }
     }
   }

@@ -32,8 +32,8 @@ struct LaneRow {
     for (int p = 0; p < kPieces; ++p) {
       VITC_UNROLL
       for (int e = 0; e < kVector; ++e) v[p][e] = 0;
-      const T* from = column(p) < kN ? source.at(row, column(p)) : nullptr;
-      if (from != nullptr) load_floats<kVector>(v[p], from);
+      const int at = column(p) < kN ? source.at(row, column(p)) : -1;
+      if (at >= 0) load_floats<kVector>(v[p], source.base() + at);
     }
   }
   // f(value) on every element that exists, summed over the row or its largest.
@@ -167,18 +167,20 @@ struct ReduceAxis {
 // (templates/gpu).
 template <class Shape>
 struct WindowPosition {
-  int image, y, x;  // where the image begins; the top left corner, which may lie outside
+  int corner, y, x;  // the top left one, which may lie outside; `corner` is its offset
   WindowPosition() = default;
   VITC_DEVICE explicit WindowPosition(int m)
-      : image(m / (Shape::kOutH * Shape::kOutW) * Shape::kImageStride),
-        y(m / Shape::kOutW % Shape::kOutH * Shape::kStrideH - Shape::kPadTop),
-        x(m % Shape::kOutW * Shape::kStrideW - Shape::kPadLeft) {}
+      : y(m / Shape::kOutW % Shape::kOutH * Shape::kStrideH - Shape::kPadTop),
+        x(m % Shape::kOutW * Shape::kStrideW - Shape::kPadLeft) {
+    corner = m / (Shape::kOutH * Shape::kOutW) * Shape::kImageStride + y * Shape::kRowStride +
+             x * Shape::kPixelStride;
+  }
   // Offset of the tap's pixel, or -1 outside.
   VITC_DEVICE int tap(int ky, int kx) const {
-    const int row = y + ky * Shape::kDilationH, column = x + kx * Shape::kDilationW;
-    const bool inside =
-        unsigned(row) < unsigned(Shape::kHeight) && unsigned(column) < unsigned(Shape::kWidth);
-    return inside ? image + row * Shape::kRowStride + column * Shape::kPixelStride : -1;
+    const int down = ky * Shape::kDilationH, right = kx * Shape::kDilationW;
+    const bool inside = unsigned(y + down) < unsigned(Shape::kHeight) &&
+                        unsigned(x + right) < unsigned(Shape::kWidth);
+    return inside ? corner + (down * Shape::kRowStride + right * Shape::kPixelStride) : -1;
   }
 };
 
@@ -239,12 +241,12 @@ struct WindowRows {
   const T* data;
 
   VITC_DEVICE Row row(int m) const { return Row(m); }
-  VITC_DEVICE const T* at(const Row& row, int k) const {
+  VITC_DEVICE int at(const Row& row, int k) const {
     constexpr int kTaps = Shape::kKernelH * Shape::kKernelW;
     const int tap = k / Shape::kChannels, channel = k % Shape::kChannels;
-    if (kK > kTaps * Shape::kChannels && tap >= kTaps) return nullptr;
     const int at = row.tap(tap / Shape::kKernelW, tap % Shape::kKernelW);
-    return at < 0 ? nullptr : data + at + channel * Shape::kChannelStride;
+    const bool outside = kK > kTaps * Shape::kChannels && tap >= kTaps;
+    return outside || at < 0 ? -1 : at + channel * Shape::kChannelStride;
   }
   VITC_DEVICE const T* base() const { return data; }
 };
@@ -260,9 +262,10 @@ struct SmallProduct {
     const T* right = b + offset(m / kM) + int64_t(n) * kColumnStride;
     float total = 0;
     for (int k = 0; k < kK; ++k) {
-      const typename Source::T* left = source.at(row, k);
-      if (left != nullptr)
-        total = fmaf(to_float(*left), to_float(right[int64_t(k) * kRowStride]), total);
+      const int left = source.at(row, k);
+      if (left >= 0)
+        total =
+            fmaf(to_float(source.base()[left]), to_float(right[int64_t(k) * kRowStride]), total);
     }
     return total;
   }

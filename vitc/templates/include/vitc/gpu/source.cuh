@@ -1,11 +1,11 @@
-// Where a kernel's rows come from. A source maps (row, k) to an address:
+// Where a kernel's rows come from. A source maps (row, k) to a place:
 //
 //   using T = element type in memory;
 //   static constexpr bool kVector;     chunks of 16 / sizeof(storage) elements along k, beginning
 //                                      at multiples of that, are contiguous, aligned to their size
 //                                      (at most 16 bytes), and wholly present or wholly zero
 //   struct Row; Row row(int r) const;  what depends on the row alone; once per thread and row
-//   const T* at(Row, int k) const;     null stands for zero(s)
+//   int at(Row, int k) const;          elements from base(); -1 stands for zero(s)
 //   const T* base() const;             any valid, 16-byte aligned address
 //
 // Generated text states its own (templates/gpu/functors.jinja), from the operand's index map;
@@ -31,7 +31,7 @@ struct MatrixRows {
   const T* data;
 
   VITC_DEVICE Row row(int r) const { return {r * kStride}; }
-  VITC_DEVICE const T* at(Row row, int k) const { return data + row.offset + k; }
+  VITC_DEVICE int at(Row row, int k) const { return row.offset + k; }
   VITC_DEVICE const T* base() const { return data; }
 };
 
