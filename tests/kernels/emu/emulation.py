@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 INCLUDE = Path(__file__).resolve().parents[3] / "vitc" / "templates" / "include"
+FOLDERS = ("gpu", "gpu/sm90", "emu")  # of the headers that kernels use
 SCHEDULES = ("forward", "reverse")
 FLAGS = tuple(
     "-std=c++17 -O1 -march=x86-64-v3 -fPIC -shared -g1 -fstack-clash-protection".split()
@@ -34,6 +35,7 @@ void test_statistics(uint64_t* out) {
   const auto& s = vitc::emu::last_statistics;
   out[0] = s.blocks, out[1] = s.collectives, out[2] = s.barriers, out[3] = s.mma;
   out[4] = s.ldmatrix, out[5] = s.ldmatrix_conflicts;
+  out[6] = s.tensor_copies, out[7] = s.wgmma;
 }
 }
 """
@@ -53,6 +55,8 @@ class Statistics:
     mma: int
     ldmatrix: int
     ldmatrix_conflicts: int
+    tensor_copies: int
+    wgmma: int
 
 
 class Emulated:
@@ -100,7 +104,7 @@ class Emulated:
 
     @property
     def statistics(self) -> Statistics:
-        numbers = (ctypes.c_uint64 * 6)()
+        numbers = (ctypes.c_uint64 * 8)()
         self._lib.test_statistics(numbers)
         return Statistics(*numbers)
 
@@ -118,7 +122,7 @@ def headers(folder: Path) -> list[Path]:
 
 def header_digest(include: Path = INCLUDE) -> str:
     digest = hashlib.sha256()
-    for folder in ("gpu", "emu"):
+    for folder in FOLDERS:
         for header in headers(include / "vitc" / folder):
             digest.update(header.name.encode() + header.read_bytes())
     return digest.hexdigest()
@@ -148,7 +152,7 @@ def build(text: str, *, flags: Sequence[str] = (), include: Path = INCLUDE) -> E
 
 def patched_headers(folder: Path, name: str, old: str, new: str) -> Path:
     """A copy of the headers under `folder` in which `old` is replaced in vitc/`name` once."""
-    for part in ("gpu", "emu"):
+    for part in FOLDERS:
         (folder / "vitc" / part).mkdir(parents=True, exist_ok=True)
         for header in headers(INCLUDE / "vitc" / part):
             (folder / "vitc" / part / header.name).write_bytes(header.read_bytes())

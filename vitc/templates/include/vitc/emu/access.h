@@ -16,7 +16,7 @@ inline void check_aligned(const char* what, const void* address, size_t bytes, S
 }
 
 inline void check_shared(const char* what, const void* address, size_t bytes, Site site) {
-  SharedMemory& shared = machine->shared;
+  SharedMemory& shared = machine->here->shared;
   if (shared.holds(address, bytes)) return;
   long begin = static_cast<const char*>(address) - shared.dynamic();
   fail(site, "%s of %zu bytes outside shared memory: offset %ld of %zu bytes", what, bytes, begin,
@@ -26,13 +26,13 @@ inline void check_shared(const char* what, const void* address, size_t bytes, Si
 // A vector access. In shared memory it must stay inside; elsewhere the pages guard it.
 inline void check_vector(const char* what, const void* address, size_t bytes, Site site) {
   check_aligned(what, address, bytes, site);
-  if (machine->shared.near(address)) check_shared(what, address, bytes, site);
+  if (machine->here->shared.near(address)) check_shared(what, address, bytes, site);
 }
 
 // The shared variable that `key` stands for in the running block (see VITC_SHARED in device.h).
 template <class T>
 T& shared_variable(const void* key, Site site) {
-  void* address = machine->shared.variable(key, sizeof(T), alignof(T) < 16 ? 16 : alignof(T));
+  void* address = machine->here->shared.variable(key, sizeof(T), alignof(T) < 16 ? 16 : alignof(T));
   if (address == nullptr) fail(site, "more than 64 KiB, or 64 variables, of static shared memory");
   return *static_cast<T*>(address);
 }

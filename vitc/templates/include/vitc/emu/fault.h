@@ -73,15 +73,15 @@ class FaultGuard {
       fail(Site{}, "stack overflow (%zu bytes a thread) after its last %s", FibreStacks::kBytes,
            after);
     }
-    long past = machine->shared.past_end(self->address_);
+    long past = machine->here->shared.past_end(self->address_);
     if (past >= 0) {
       fail(Site{},
            "out-of-bounds shared access, %ld bytes past the end (%zu bytes), after its last %s",
-           past, machine->shared.dynamic_bytes(), after);
+           past, machine->here->shared.dynamic_bytes(), after);
     }
-    if (machine->shared.near(self->address_)) {
+    if (machine->here->shared.near(self->address_)) {
       fail(Site{}, "out-of-bounds shared access at offset %ld, after its last %s",
-           static_cast<char*>(self->address_) - machine->shared.dynamic(), after);
+           static_cast<char*>(self->address_) - machine->here->shared.dynamic(), after);
     }
     char place[160];
     device_memory.describe(self->address_, place, sizeof place);

@@ -1,5 +1,4 @@
-// A launch: blocks one after another; inside a block, rounds in which every warp runs up to its
-// next block barrier, lane by lane from collective to collective.
+// A launch: clusters, mostly of one block, one after another, each in rounds (rounds.h).
 #pragma once
 
 #include <cstring>
@@ -9,6 +8,8 @@
 
 #include "vitc/emu/fault.h"
 #include "vitc/emu/machine.h"
+#include "vitc/emu/registers.h"
+#include "vitc/emu/rounds.h"
 
 namespace vitc::emu {
 
@@ -16,7 +17,6 @@ constexpr int kLaunchOk = 0, kLaunchFailed = 1;
 
 inline VITC_EMU_PRIVATE std::mutex launch_mutex;
 inline VITC_EMU_PRIVATE std::unique_ptr<Machine> machine_owner;
-inline VITC_EMU_PRIVATE thread_local char error_text[1024] = "";
 inline VITC_EMU_PRIVATE Statistics last_statistics;  // of the latest launch
 
 // The message of the calling host thread's last failed launch.
@@ -29,148 +29,109 @@ inline void fibre_entry() {
     fail(m.current->site, "exit with %zu cp.async not waited for, after its last %s",
          m.current->copies.size(), m.current->operation);
   }
+  if (!m.current->products.empty()) {
+    fail(m.current->products[0].site, "exit with %zu products not waited for, the first",
+         m.current->products.size());
+  }
+  --m.current->block->running;
   stop(State::exited, "exit", nullptr, Site{});
   __builtin_unreachable();
 }
 
-// Runs the lanes of one warp until all stand at a block barrier or have exited; false on failure.
-inline bool run_warp(unsigned warp) {
+// Readies the blocks of a cluster: fresh shared memory, all threads at the kernel's begin.
+inline void begin_cluster(unsigned index, size_t shared_bytes) {
   Machine& m = *machine;
-  Thread* lane = m.threads + warp * kWarp;
-  unsigned count = m.thread_count - warp * kWarp < kWarp ? m.thread_count - warp * kWarp : kWarp;
-  unsigned order[kWarp];
-  m.lanes = count;
-  for (bool first = true;; first = false) {
-    if (first || m.schedule.random()) {
-      m.schedule.permute(order, count, ++m.turns);
-      for (unsigned i = 0; i < count; ++i) m.order[i] = lane + order[i];
+  m.tensor_copies.clear();
+  for (unsigned rank = 0; rank < m.cluster; ++rank) {
+    Block& block = *m.blocks[rank];
+    const unsigned b = index * m.cluster + rank;
+    block.index = Dim3(b % m.grid.x, b / m.grid.x % m.grid.y, b / (m.grid.x * m.grid.y));
+    block.rank = rank;
+    block.shared.begin_block(shared_bytes);
+    block.threads = m.threads.data() + rank * m.thread_count;
+    block.running = m.thread_count;
+    for (Block::Named& named : block.named) named = {};
+    for (unsigned i = 0; i < m.thread_count; ++i) {
+      Thread& t = block.threads[i];
+      t = Thread();
+      t.block = &block;
+      t.index = Dim3(i % m.block.x, i / m.block.x % m.block.y, i / (m.block.x * m.block.y));
+      t.id = i;
+      t.lane = i % kWarp;
+      t.registers = launch_registers(m.thread_count);
+      t.stack_pointer = prepare_fibre(m.stacks.top(rank * m.thread_count + i), fibre_entry);
     }
-    m.position = 0;
-    while (m.position < count && m.order[m.position]->state != State::ready) ++m.position;
-    if (m.position < count) {
-      m.current = m.order[m.position];
-      vitc_emu_switch(&m.host_stack_pointer, m.current->stack_pointer);
-      if (m.failed) return false;
-    }
-    const Thread* waiting = nullptr;
-    for (unsigned i = 0; i < count && waiting == nullptr; ++i) {
-      if (lane[i].state == State::at_warp) waiting = lane + i;
-    }
-    if (waiting == nullptr) return true;
-    void* operands[kWarp];
-    for (unsigned i = 0; i < count; ++i) {
-      if (lane[i].state != State::at_warp || lane[i].site != waiting->site ||
-          std::strcmp(lane[i].operation, waiting->operation) != 0) {
-        fail_block(waiting, waiting->site, "divergent %s: thread %u is at %s, line %d",
-                   waiting->operation, lane[i].id, lane[i].operation, lane[i].site.line);
-        return false;
-      }
-      operands[i] = lane[i].operands;
-    }
-    if (count != kWarp) {
-      fail_block(waiting, waiting->site, "%s in a partial warp of %u threads", waiting->operation,
-                 count);
+  }
+  m.here = m.blocks[0].get();
+}
+
+// What a cluster must not leave behind; false, with a failure recorded, if it does.
+inline bool end_cluster() {
+  Machine& m = *machine;
+  for (const PendingTensorCopy& copy : m.tensor_copies) {
+    fail_block(nullptr, copy.site, "exit with %zu tensor copies that nobody waited for, the first",
+               m.tensor_copies.size());
+    return false;
+  }
+  for (const auto& block : m.blocks) {
+    m.here = block.get();
+    ++m.statistics.blocks;
+    if (!check_registers(*block)) return false;
+    if (block->shared.slack_written()) {
+      fail_block(nullptr, Site{}, "a thread wrote outside the %zu bytes of dynamic shared memory",
+                 block->shared.dynamic_bytes());
       return false;
     }
-    m.collective(operands);
-    ++m.statistics.collectives;
-    for (unsigned i = 0; i < count; ++i) lane[i].state = State::ready;
-  }
-}
-
-// Releases the barriers that are complete. Returns false, with a failure recorded, if threads wait
-// and none can go on; *done says that all have exited.
-inline bool release_barriers(bool* done) {
-  Machine& m = *machine;
-  unsigned arrived[16] = {};
-  const Thread *waiting = nullptr, *first[16] = {};
-  for (unsigned i = 0; i < m.thread_count; ++i) {
-    const Thread& t = m.threads[i];
-    if (t.state != State::at_block) continue;
-    waiting = waiting == nullptr ? &t : waiting;
-    if (first[t.barrier] == nullptr) first[t.barrier] = &t;
-    ++arrived[t.barrier];
-  }
-  *done = waiting == nullptr;
-  if (*done) return true;
-  bool progress = false;
-  for (unsigned id = 0; id < 16; ++id) {
-    if (first[id] == nullptr || arrived[id] < first[id]->barrier_threads) continue;
-    for (unsigned i = 0; i < m.thread_count; ++i) {
-      Thread& t = m.threads[i];
-      if (t.state != State::at_block || t.barrier != id) continue;
-      if (id == 0 && t.site != first[0]->site) {
-        fail_block(first[0], first[0]->site,
-                   "divergent block barrier: thread %u is at another, line %d", t.id, t.site.line);
-        return false;
-      }
-      t.state = State::ready;
-    }
-    ++m.statistics.barriers;
-    progress = true;
-  }
-  if (progress) return true;
-  for (unsigned i = 0; i < m.thread_count; ++i) {
-    const Thread& t = m.threads[i];
-    if (t.state == State::at_block && t.barrier == waiting->barrier) continue;
-    fail_block(waiting, waiting->site, "divergent %s: thread %u is at %s, line %d",
-               waiting->operation, t.id, t.operation, t.site.line);
-    return false;
-  }
-  fail_block(waiting, waiting->site, "%s waits for more threads than there are",
-             waiting->operation);
-  return false;
-}
-
-inline bool run_block(size_t shared_bytes) {
-  Machine& m = *machine;
-  m.shared.begin_block(shared_bytes);
-  for (unsigned i = 0; i < m.thread_count; ++i) {
-    Thread& t = m.threads[i];
-    t.index = Dim3(i % m.block.x, i / m.block.x % m.block.y, i / (m.block.x * m.block.y));
-    t.id = i;
-    t.lane = i % kWarp;
-    t.state = State::ready;
-    t.operation = "start";
-    t.site = Site{};
-    t.copies.clear();
-    t.copy_group = 0;
-    t.stack_pointer = prepare_fibre(m.stacks.top(i), fibre_entry);
-  }
-  unsigned warps = (m.thread_count + kWarp - 1) / kWarp, order[kMaxThreads / kWarp];
-  for (bool done = false; !done;) {
-    m.schedule.permute(order, warps, ++m.turns);
-    for (unsigned i = 0; i < warps; ++i) {
-      if (!run_warp(order[i])) return false;
-    }
-    if (!release_barriers(&done)) return false;
-  }
-  ++m.statistics.blocks;
-  if (m.shared.slack_written()) {
-    fail_block(nullptr, Site{}, "a thread wrote outside the %zu bytes of dynamic shared memory",
-               shared_bytes);
-    return false;
   }
   return true;
 }
 
+inline void run_cluster(unsigned index, size_t shared_bytes) {
+  Machine& m = *machine;
+  begin_cluster(index, shared_bytes);
+  const unsigned warps = (m.thread_count + kWarp - 1) / kWarp, all = warps * m.cluster;
+  std::vector<unsigned> order(all);
+  for (bool done = false; !done;) {
+    m.schedule.permute(order.data(), all, ++m.turns);
+    for (unsigned i = 0; i < all; ++i) {
+      if (!run_warp(*m.blocks[order[i] / warps], order[i] % warps)) return;
+    }
+    if (!advance(&done)) return;
+  }
+  end_cluster();
+}
+
+// Room for the threads of a cluster; false if there is none.
+inline bool reserve_cluster(unsigned threads, unsigned cluster) {
+  Machine& m = *machine;
+  while (m.blocks.size() < cluster) m.blocks.push_back(std::make_unique<Block>());
+  m.blocks.resize(cluster);
+  m.threads.resize(threads * cluster);
+  for (const auto& block : m.blocks) {
+    if (!block->shared.reserve()) return false;
+  }
+  return m.stacks.reserve(threads * cluster);
+}
+
 // Runs `body` as every thread of the grid. `kernel` names it in messages. Returns kLaunchOk, or
-// kLaunchFailed with last_error() set; what was written until then stays written.
+// kLaunchFailed with last_error() set; what was written until then stays written. `cluster`
+// neighbouring blocks (at most 16, dividing grid.x) run together.
 template <class Body>
-int launch(const char* kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const Body& body) {
+int launch(const char* kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const Body& body,
+           unsigned cluster = 1) {
   std::lock_guard<std::mutex> lock(launch_mutex);
   if (machine == nullptr) {
     machine_owner.reset(new (std::nothrow) Machine);
     machine = machine_owner.get();
   }
   if (machine == nullptr || block.count() > kMaxThreads || block.count() == 0 ||
-      grid.count() == 0 || shared_bytes > SharedMemory::kLimit || !machine->shared.reserve() ||
-      !machine->stacks.reserve(unsigned(block.count()))) {
+      grid.count() == 0 || shared_bytes > SharedMemory::kLimit || cluster == 0 || cluster > 16 ||
+      grid.x % cluster != 0 || !reserve_cluster(unsigned(block.count()), cluster)) {
     std::snprintf(
         error_text, sizeof error_text,
         "emulated kernel %s: cannot launch a grid of (%u,%u,%u) blocks of (%u,%u,%u) threads "
-        "with %zu bytes of shared memory",
-        kernel, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes);
+        "with %zu bytes of shared memory in clusters of %u",
+        kernel, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes, cluster);
     return kLaunchFailed;
   }
   Machine& m = *machine;
@@ -178,6 +139,7 @@ int launch(const char* kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const
   m.grid = grid;
   m.block = block;
   m.thread_count = unsigned(block.count());
+  m.cluster = cluster;
   m.closure = &body;
   m.body = [](const void* closure) { (*static_cast<const Body*>(closure))(); };
   m.schedule = Schedule::from_environment();
@@ -186,16 +148,12 @@ int launch(const char* kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const
   m.fault_code = nullptr;
   m.turns = 0;
 
-  unsigned blocks = unsigned(grid.count());
-  std::unique_ptr<unsigned[]> order(new unsigned[blocks]);
-  m.schedule.permute(order.get(), blocks, 0);
+  unsigned clusters = unsigned(grid.count() / cluster);
+  std::unique_ptr<unsigned[]> order(new unsigned[clusters]);
+  m.schedule.permute(order.get(), clusters, 0);
   {
     auto guard = std::make_unique<FaultGuard>();
-    for (unsigned i = 0; i < blocks && !m.failed; ++i) {
-      unsigned b = order[i];
-      m.block_index = Dim3(b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y));
-      run_block(shared_bytes);
-    }
+    for (unsigned i = 0; i < clusters && !m.failed; ++i) run_cluster(order[i], shared_bytes);
   }
   last_statistics = m.statistics;
   if (!m.failed) return kLaunchOk;

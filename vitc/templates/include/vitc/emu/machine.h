@@ -1,14 +1,16 @@
-// The emulated multiprocessor: the threads of the running block, and how a fault is reported.
-// Blocks run one after another, so one machine and one shared memory serve a whole library;
+// The emulated multiprocessor: the threads of the running cluster of blocks, mostly of one, and how
+// a fault is reported. Clusters run one after another, so one machine serves a whole library;
 // launches from several host threads take turns (launch.h).
 #pragma once
 
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <vector>
 
 #include "vitc/emu/fibre.h"
+#include "vitc/emu/pending.h"
 #include "vitc/emu/schedule.h"
 #include "vitc/emu/shared.h"
 #include "vitc/emu/site.h"
@@ -31,16 +33,11 @@ struct Dim3 {
   constexpr uint64_t count() const { return uint64_t(x) * y * z; }
 };
 
-enum class State { ready, at_warp, at_block, exited };
-
-struct PendingCopy {  // a cp.async that has not landed; see async_copy.h
-  void* target;
-  const void* source;
-  unsigned bytes, source_bytes, group;
-};
+enum class State { ready, at_warp, at_block, at_phase, at_products, at_cluster, exited };
 
 struct Thread {
   void* stack_pointer = nullptr;
+  Block* block = nullptr;
   Dim3 index;
   unsigned id = 0, lane = 0;
   State state = State::ready;
@@ -50,6 +47,27 @@ struct Thread {
   unsigned barrier = 0, barrier_threads = 0;
   std::vector<PendingCopy> copies;
   unsigned copy_group = 0;
+
+  uint64_t* phase_barrier = nullptr;  // mbarrier that it waits for, and the parity
+  unsigned parity = 0;
+  std::vector<PendingProduct> products;
+  std::vector<Accumulator> accumulators;
+  unsigned product_group = 0, products_pending = 0;
+  bool products_fenced = false;
+  unsigned registers = 0;  // setmaxnreg
+  Site registers_site;
+};
+
+struct Block {
+  struct Named {
+    unsigned arrived = 0, threads = 0;
+  };
+  Dim3 index;
+  unsigned rank = 0;  // in the cluster
+  SharedMemory shared;
+  Thread* threads = nullptr;
+  Named named[16];
+  unsigned running = 0;  // threads that have not exited
 };
 
 // Counts over one launch, for tests of speed-relevant properties.
@@ -57,22 +75,26 @@ struct Statistics {
   uint64_t blocks = 0, collectives = 0, barriers = 0, mma = 0;
   uint64_t ldmatrix = 0;            // 8x8 matrices read
   uint64_t ldmatrix_conflicts = 0;  // extra shared-memory passes they needed
+  uint64_t tensor_copies = 0, wgmma = 0;
 };
 
 using Collective = void (*)(void* const* operands);  // operands[lane] lies on that lane's stack
 
 struct Machine {
-  Thread threads[kMaxThreads];
+  std::vector<Thread> threads;  // of the cluster's blocks, one after another
+  std::vector<std::unique_ptr<Block>> blocks;
+  Block* here = nullptr;      // block of the warp that runs
   Thread* current = nullptr;  // null while the host side runs
   void* host_stack_pointer = nullptr;
   FibreStacks stacks;
-  SharedMemory shared;
+  std::vector<PendingTensorCopy> tensor_copies;
+  std::unique_ptr<char[]> product_memory;
   Schedule schedule;
   Statistics statistics;
 
   const char* kernel = "";
-  Dim3 grid, block, block_index;
-  unsigned thread_count = 0;
+  Dim3 grid, block;
+  unsigned thread_count = 0, cluster = 1;  // threads of a block, blocks of a cluster
   void (*body)(const void* closure) = nullptr;
   const void* closure = nullptr;
 
@@ -84,6 +106,14 @@ struct Machine {
   bool failed = false;
   const void* fault_code = nullptr;  // the instruction that faulted, if one did
   char message[1024] = "";
+
+  // Scratch memory for one product (wgmma.h).
+  void* product_tile() {
+    constexpr size_t kBytes = 96 << 10;
+    if (product_memory == nullptr) product_memory.reset(new char[kBytes + 64]);
+    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(product_memory.get()) + 63) &
+                                   ~uintptr_t(63));
+  }
 };
 
 inline VITC_EMU_PRIVATE Machine* machine = nullptr;
@@ -93,8 +123,9 @@ inline void record_failure(const Thread* thread, Site site, const char* format, 
   Machine& m = *machine;
   if (m.failed) return;
   m.failed = true;
+  Dim3 at = (thread != nullptr ? thread->block : m.here)->index;
   int n = std::snprintf(m.message, sizeof m.message, "emulated kernel %s, block (%u,%u,%u)",
-                        m.kernel, m.block_index.x, m.block_index.y, m.block_index.z);
+                        m.kernel, at.x, at.y, at.z);
   if (thread != nullptr) {
     n += std::snprintf(m.message + n, sizeof m.message - n, ", thread %u", thread->id);
   }

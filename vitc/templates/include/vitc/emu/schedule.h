@@ -42,6 +42,9 @@ class Schedule {
     }
   }
 
+  // Which of several pending copies lands first, and whether products are done before copies land.
+  bool newest_first() const { return order_ == Order::reverse; }
+
   bool random() const { return order_ == Order::random; }
 
  private:

@@ -29,7 +29,7 @@ class SharedMemory {
     static_used_ = 0;
   }
 
-  char* dynamic() { return dynamic_.begin(); }
+  char* dynamic() const { return dynamic_.begin(); }
   size_t dynamic_bytes() const { return dynamic_.bytes(); }
 
   // The static variable that `key` identifies; every thread of a block gets the same one. Null when

@@ -76,13 +76,13 @@ using Dim3 = emu::Dim3;
 constexpr int kWarp = int(emu::kWarp);
 
 inline Dim3 thread_index() { return emu::machine->current->index; }
-inline Dim3 block_index() { return emu::machine->block_index; }
+inline Dim3 block_index() { return emu::machine->here->index; }
 inline Dim3 block_size() { return emu::machine->block; }
 inline Dim3 grid_size() { return emu::machine->grid; }
 
 template <class T>
 T* dynamic_shared() {
-  return reinterpret_cast<T*>(emu::machine->shared.dynamic());
+  return reinterpret_cast<T*>(emu::machine->here->shared.dynamic());
 }
 
 inline half to_half(float value) { return emu::to_half(value); }

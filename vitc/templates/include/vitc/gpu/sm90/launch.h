@@ -15,6 +15,14 @@ namespace vitc::gpu::sm90 {
 // As gpu::launch, in clusters of `cluster` blocks. With `overlap` the kernel must call
 // wait_for_previous_kernel() before it touches activations; what runs before and after it is free
 // not to.
+#if defined(VITC_EMULATE)
+template <class... Parameters, class... Args>
+int launch_clusters(const LaunchShape& shape, int cluster, bool /*overlap*/,
+                    void (*kernel)(Parameters...), const Args&... args) {
+  return emu::launch(shape.name, shape.grid, Dim3(unsigned(shape.threads)), shape.shared_bytes,
+                     [&] { kernel(args...); }, unsigned(cluster));
+}
+#else
 template <class... Parameters, class... Args>
 int launch_clusters(const LaunchShape& shape, int cluster, bool overlap,
                     void (*kernel)(Parameters...), const Args&... args) {
@@ -40,5 +48,6 @@ int launch_clusters(const LaunchShape& shape, int cluster, bool overlap,
   config.numAttrs = count;
   return int(cudaLaunchKernelEx(&config, kernel, Parameters(args)...));
 }
+#endif
 
 }  // namespace vitc::gpu::sm90

@@ -13,6 +13,14 @@ namespace vitc::gpu::sm90 {
 
 using Barrier = uint64_t;  // lives in shared memory
 
+}  // namespace vitc::gpu::sm90
+
+#if defined(VITC_EMULATE)
+#include "vitc/emu/sm90.h"
+#else
+
+namespace vitc::gpu::sm90 {
+
 // ---- mbarriers
 // -----------------------------------------------------------------------------------------
 VITC_DEVICE void barrier_init(Barrier* barrier, int arrivals) {
@@ -124,3 +132,5 @@ VITC_DEVICE void take_registers() {
 }
 
 }  // namespace vitc::gpu::sm90
+
+#endif

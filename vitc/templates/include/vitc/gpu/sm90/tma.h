@@ -6,7 +6,9 @@
 // conflicts.
 #pragma once
 
+#if !defined(VITC_EMULATE)
 #include <cuda.h>
+#endif
 
 #include "vitc/gpu/launch.h"
 #include "vitc/gpu/sm90/mbarrier.h"
@@ -17,6 +19,7 @@ using TensorMap = CUtensorMap;   // a kernel takes it as const __grid_constant__
 constexpr int kTileBytes = 128;  // of a row of a tile
 constexpr int kTileDepth = 64;   // its elements
 
+#if !defined(VITC_EMULATE)  // else vitc/emu/sm90.h has them
 // ---- device
 // ----------------------------------------------------------------------------------------------
 VITC_DEVICE void prefetch_map(const TensorMap* map) {
@@ -44,6 +47,7 @@ VITC_DEVICE void copy_tile_to(void* target, const TensorMap* map, int k, int row
 VITC_DEVICE void prefetch_bytes(const void* address, int bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
 }
+#endif
 
 // ---- host
 // ------------------------------------------------------------------------------------------------
@@ -58,6 +62,9 @@ struct MapType<bfloat16> {
   static constexpr CUtensorMapDataType value = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
 };
 
+#if defined(VITC_EMULATE)
+inline decltype(&cuTensorMapEncodeTiled) map_encoder() { return &cuTensorMapEncodeTiled; }
+#else
 // The driver's encoder, found at run time: libraries do not link with the driver.
 inline decltype(&cuTensorMapEncodeTiled) map_encoder() {
   static const auto encoder = [] {
@@ -70,6 +77,7 @@ inline decltype(&cuTensorMapEncodeTiled) map_encoder() {
   }();
   return encoder;
 }
+#endif
 
 // Describes `rows` rows of `depth` elements, `stride` elements apart, to be copied `box_rows` rows
 // at a time. `data` and the stride's bytes are multiples of 16. Returns 0 or a CUDA error code.

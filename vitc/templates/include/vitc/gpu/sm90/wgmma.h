@@ -12,8 +12,13 @@
 
 #include "vitc/gpu/device.h"
 #include "vitc/gpu/ptx.h"
+#if defined(VITC_EMULATE)
+#include "vitc/emu/sm90.h"
+#endif
 
 namespace vitc::gpu::sm90 {
+
+#if !defined(VITC_EMULATE)  // else vitc/emu/sm90.h has them
 
 // Register writes of this thread come before the products that follow.
 VITC_DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -38,6 +43,8 @@ VITC_DEVICE int opaque(int value) {
   return value;
 }
 
+#endif
+
 // Describes a tile of 128-byte rows, 128-byte swizzled, at a multiple of 1024 bytes: start address,
 // 1024 bytes from a group of eight rows to the next, swizzle mode 1 ("Matrix Descriptor" in the PTX
 // ISA).
@@ -49,6 +56,8 @@ VITC_DEVICE uint64_t tile_descriptor(const void* tile) {
 // From a descriptor to that of the next 16 columns, or to the tile a row below.
 constexpr uint64_t kNextColumns = 32 >> 4;
 constexpr uint64_t kNextRow = 128 >> 4;
+
+#if !defined(VITC_EMULATE)
 
 template <class T, int kN>
 struct Product;
@@ -116,5 +125,7 @@ VITC_PRODUCTS(256, VITC_REGS0 ", " VITC_REGS16 ", " VITC_REGS32 ", " VITC_REGS48
 #undef VITC_REGS112
 #undef VITC_PRODUCT
 #undef VITC_PRODUCTS
+
+#endif
 
 }  // namespace vitc::gpu::sm90

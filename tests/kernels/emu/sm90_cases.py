@@ -1,0 +1,102 @@
+"""Hopper's GEMMs as cases: every form of tile, ragged rows, integers and random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from kernels.gpu.case import CPP, Case, compare, draw, poison
+from numpy.typing import NDArray
+
+# Cooperative, ping-pong, with a cluster, with three consumers; split over a cluster or not.
+LARGE = {
+    "cooperative": "GemmTile<T, 64, 64, 3, 2, false, 1>",
+    "ping-pong": "GemmTile<T, 64, 32, 2, 2, true, 1>",
+    "cluster": "GemmTile<T, 64, 64, 3, 2, true, 2>",
+    "cooperative cluster": "GemmTile<T, 64, 64, 2, 2, false, 2>",
+    "tall": "GemmTile<T, 128, 64, 2, 2, true, 1>",
+    "three": "GemmTile<T, 64, 96, 2, 3, false, 1>",
+}
+SPLIT = {
+    "one part": "SplitTile<T, 64, 3, 1>",
+    "two parts": "SplitTile<T, 64, 2, 2>",
+    "three parts": "SplitTile<T, 32, 3, 3>",
+}
+
+
+def packed(w: NDArray) -> NDArray:
+    """W as `pack_weight` of codegen/targets/gpu/sm90_gemm.py leaves it."""
+    n, k = w.shape
+    padded = np.concatenate([w, np.zeros((-n % 32, k), w.dtype)])
+    return padded.reshape(-1, 4, 4, 2, k).transpose(0, 2, 1, 3, 4).reshape(-1, k).copy()
+
+
+def gemm(tile: str, m: int, n: int, k: int, dtype: str = "float16", *, exact: bool = True) -> Case:
+    """Y = s (A W^T) + bias + residual with a scale s of each row, and the sums of Y's squares over
+    slices of 32 columns. Rows of A lie 8 elements further apart than they are long.
+    """
+    a, av = draw((m, k + 8), dtype, 1, exact=exact)
+    w, wv = draw((n, k), dtype, 2, exact=exact)
+    bias, bv = draw((n,), dtype, 3, exact=exact)
+    residual, rv = draw((m, n), dtype, 4, exact=exact)
+    scale, sv = draw((m,), "float32", 5, exact=exact)
+    want = sv[:, None] * (av[:, :k] @ wv.T) + bv + rv
+    slices = -(-n // 32)
+    squares = np.pad(want**2, ((0, 0), (0, slices * 32 - n))).reshape(m, slices, 32).sum(-1)
+    function = "gemm" if tile in LARGE else "split_gemm"
+    text = f"""
+using gpu::half;
+using gpu::bfloat16;
+using T = {CPP[dtype]};
+using namespace gpu::sm90;
+struct Epilogue {{
+  static constexpr bool kRowScale = true, kSumSquares = true, kOperands = true;
+  const T *bias, *residual;
+  const float* scale;
+  T* out;
+  float* squares;
+  template <class Visit>
+  VITC_DEVICE void operands(int row, int column, const Visit& visit) const {{
+    visit(residual + row * {n} + column);
+  }}
+  VITC_DEVICE float row_scale(int row) const {{ return scale[row]; }}
+  VITC_DEVICE void sum_squares(int row, int slice, float sum) const {{
+    squares[row * {slices} + slice] = sum;
+  }}
+  template <int V>
+  VITC_DEVICE void steps(int row, int column, float (&v)[V], float row_scale) const {{
+    gpu::scale(v, row_scale);
+    gpu::add(v, bias + column);
+    gpu::add(v, residual + row * {n} + column);
+  }}
+  template <int V>
+  VITC_DEVICE void store(int row, int column, float (&v)[V]) const {{
+    gpu::write(out + row * {n} + column, v);
+  }}
+}};
+extern "C" int @run@(void* const* args, const int64_t* sizes) {{
+  const Epilogue epilogue{{(const T*)args[2], (const T*)args[3], (const float*)args[4],
+                          (T*)args[5], (float*)args[6]}};
+  return {function}<{(LARGE | SPLIT)[tile]}, {n}, {k}, 32>(
+      "{tile}", nullptr, int(sizes[0]), (const T*)args[0], {k + 8}, (const T*)args[1], epilogue);
+}}
+"""
+
+    def check(arrays: Sequence[NDArray]) -> None:
+        compare(arrays[5], want, dtype, exact=exact)
+        compare(arrays[6], squares, "float32", exact=exact, factor=1 if exact else 5e3)
+
+    name = f"{tile} {m}x{n}x{k} {dtype}{'' if exact else ' random'}"
+    arrays = [a, packed(w), bias, residual, scale, poison((m, n), dtype)]
+    arrays.append(poison((m, slices), "float32"))
+    return Case(name, text, arrays, check, (m,), header=f"vitc/gpu/sm90/{function}.cuh")
+
+
+CASES = [
+    *(gemm(tile, m, 96, 136) for tile in LARGE for m in (1, 300)),
+    *(gemm(tile, m, 96, 328) for tile in SPLIT for m in (1, 75)),
+    gemm("ping-pong", 64 * 9, 72, 64),
+    gemm("cooperative", 200, 104, 200, exact=False),
+    gemm("cluster", 520, 128, 192, "bfloat16", exact=False),
+    gemm("two parts", 70, 104, 328, "bfloat16", exact=False),
+]
