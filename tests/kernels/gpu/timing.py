@@ -81,24 +81,6 @@ def gemm_plan(name: str, n: int, k: int, steps: str, form: str = "float16") -> P
     return Plan(f"{name} {n}x{k} {form}", cases, runs)
 
 
-def attention_plan(name: str, tokens: int, heads: int, choices: list[tuple[int, int]]) -> Plan:
-    """choices: (keys a block, warps)."""
-    cases = []
-    for keys, warps in choices:
-        shape = Shape(tokens, tokens, 64, 64, keys, warps, 1, heads)
-        text = from_qkv("float16", shape).text
-        cases.append(
-            Case(f"keys {keys} warps {warps}", text, [], print, (), 80, 0, "vitc/gpu/attention.cuh")
-        )
-    runs = []
-    for batch in (1, 8, 32, 256) if tokens < 300 else (1, 8, 32):
-        width = heads * 64
-        flops = 4 * batch * heads * tokens * tokens * 64
-        shapes = [(batch, tokens, 3 * width), (1,), (1,), (batch, tokens, width)]
-        runs.append(((batch,), flops, 8 * batch * tokens * width, shapes))
-    return Plan(f"attention {name}", cases, runs)
-
-
 @dataclass(frozen=True)
 class Block:
     """What may be chosen for one attention: keys at once, warps a head, heads a block, and blocks
@@ -126,6 +108,18 @@ class Block:
 def measured(case: Case, name: str) -> Case:
     """The text alone: timing needs no reference."""
     return replace(case, name=name, arrays=[], check=print)
+
+
+def attention_plan(name: str, tokens: int, heads: int, blocks: list[Block]) -> Plan:
+    s = Shape(tokens, tokens, 64, 64, 16, 1, 1, heads)
+    cases = [measured(from_qkv("float16", b.shape(s)), str(b)) for b in blocks]
+    runs = []
+    for batch in (1, 8, 32, 256) if tokens < 300 else (1, 8, 32):
+        width = heads * 64
+        flops = 4 * batch * heads * tokens * tokens * 64
+        shapes = [(batch, tokens, 3 * width), (1,), (1,), (batch, tokens, width)]
+        runs.append(((batch,), flops, 8 * batch * tokens * width, shapes))
+    return Plan(f"attention {name}", cases, runs)
 
 
 def window_plan(name: str, w: Windows, heads: int, terms: Terms, blocks: list[Block]) -> Plan:
@@ -171,7 +165,7 @@ def levit_plan(name: str, s: Shape, images: int, blocks: list[Block]) -> Plan:
 def window_plans() -> list[Plan]:
     """The windows of Swin and Swin v2 at batch 32 and the attentions of LeViT-384 at 256."""
     shifted, cosine = Terms("heads", 4), Terms("heads", 4, factors=True, cosine=True)
-    seven = [Block(64, 4), Block(64, 4, 1, 6), Block(64, 4, 2), Block(64, 4, 2, 3)]
+    seven = [Block(64, 4), Block(64, 4, 1, 6), Block(64, 4, 1, 7), Block(64, 4, 2, 3)]
     found = [
         window_plan(
             f"swin_tiny stage {i + 1}",
@@ -188,7 +182,7 @@ def window_plans() -> list[Plan]:
             Windows(96, 96, 12, 6),
             4,
             replace(shifted, windows=64),
-            [Block(144, 3), Block(144, 9), Block(48, 3), Block(80, 3), Block(48, 3, 1, 6)],
+            [Block(144, 3), Block(144, 3, 1, 5), Block(80, 3, 1, 5), Block(48, 3, 1, 6)],
         ),
         window_plan(
             "swinv2_tiny window 8",
@@ -202,23 +196,28 @@ def window_plans() -> list[Plan]:
             Windows(64, 64, 16, 8),
             3,
             replace(cosine, windows=16),
-            [Block(256, 4), Block(64, 4), Block(128, 4), Block(64, 8), Block(64, 4, 1, 5)],
+            [Block(256, 4, 1, 2), Block(64, 4, 1, 4), Block(64, 4, 1, 5), Block(128, 4, 1, 3)],
         ),
         window_plan(
             "swinv2_base window 24",
             Windows(96, 96, 24, 12),
             4,
             replace(cosine, windows=16),
-            [Block(64, 4), Block(96, 4), Block(64, 6), Block(64, 4, 1, 5), Block(48, 4)],
+            [Block(64, 4, 1, 4), Block(64, 4, 1, 5), Block(96, 4, 1, 4), Block(128, 4, 1, 3)],
         ),
     ]
-    long = [Block(208, 4), Block(64, 4), Block(112, 4), Block(64, 4, 1, 5), Block(64, 7)]
-    small = [Block(64, 4), Block(64, 4, 1, 6), Block(64, 4, 2)]
+    long = [Block(208, 4, 1, 3), Block(112, 4, 1, 4), Block(112, 4, 1, 3), Block(64, 4, 1, 4)]
+    small = [Block(64, 4), Block(64, 4, 1, 6), Block(64, 4, 1, 8)]
     for name, sizes, heads, blocks in (
         ("levit 196", (196, 196, 32, 64), 6, long),
-        ("levit 49 of 196", (49, 196, 32, 128), 12, [Block(208, 4), Block(64, 4), Block(112, 4)]),
+        (
+            "levit 49 of 196",
+            (49, 196, 32, 128),
+            12,
+            [Block(208, 4), Block(208, 4, 1, 3), Block(112, 4)],
+        ),
         ("levit 49", (49, 49, 32, 64), 9, small),
-        ("levit 16 of 49", (16, 49, 32, 128), 18, [Block(64, 1, 4), Block(64, 1, 8)]),
+        ("levit 16 of 49", (16, 49, 32, 128), 18, [Block(64, 1, 4), Block(64, 1, 4, 4)]),
         ("levit 16", (16, 16, 32, 64), 12, [Block(16, 1, 4), Block(16, 1, 8), Block(16, 1, 2)]),
     ):
         found.append(levit_plan(name, Shape(*sizes, 16, batch=1, heads=heads), 256, blocks))
@@ -258,7 +257,15 @@ def plans() -> list[Plan]:
         gemm_plan("fc2", 768, 3072, RESIDUAL),
         gemm_plan("fc1", 3072, 768, GELU, "bfloat16"),
         attention_plan(
-            "197", 197, 12, [(208, 4), (208, 2), (208, 7), (64, 4), (112, 4), (64, 7), (48, 4)]
+            "197",
+            197,
+            12,
+            [Block(208, 4, 1, 3), Block(112, 4, 1, 4), Block(64, 4, 1, 4), Block(64, 7, 1, 2)],
         ),
-        attention_plan("577", 577, 16, [(64, 4), (96, 4), (128, 4), (64, 8), (32, 4), (112, 8)]),
+        attention_plan(
+            "577",
+            577,
+            16,
+            [Block(64, 4, 1, 4), Block(128, 4, 1, 3), Block(96, 4, 1, 3), Block(64, 8, 1, 2)],
+        ),
     ]

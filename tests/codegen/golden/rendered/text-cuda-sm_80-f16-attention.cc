@@ -10,7 +10,7 @@
 namespace vitc::gpu {
 namespace {
 
-using Tile = AttentionTile<Mma<half>, 37, 37, 32, 32, 48, 3, 1, 1, true>;
+using Tile = AttentionTile<Mma<half>, 37, 37, 32, 32, 48, 3, 1, 9, true>;
 struct Query {
   using T = const half;
   static constexpr int kHead = 32;

@@ -52,9 +52,9 @@ struct Source {
     if (!(m % 7 - 1 >= 0)) offset = -1;
     return {offset};
   }
-  VITC_DEVICE const T* at(Row row, int k) const {
-    if (row.offset < 0) return nullptr;
-    return data + row.offset + k / 16 % 16 * 48 + k / 256 * 1536 + k % 16;
+  VITC_DEVICE int at(Row row, int k) const {
+    if (row.offset < 0) return -1;
+    return row.offset + k / 16 % 16 * 48 + k / 256 * 1536 + k % 16;
   }
   VITC_DEVICE const T* base() const { return data; }
 };
@@ -98,7 +98,7 @@ struct Epilogue {
   VITC_DEVICE void operands([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] const Visit& visit) const {
     visit(in4 + m * 64 + n);
   }
-  VITC_DEVICE float row_scale([[maybe_unused]] int m) const { return rstd<1, 1>(in2, [&]([[maybe_unused]] int k) { return k + m; }, 1.f / 64, 1e-06f); }
+  VITC_DEVICE float row_scale([[maybe_unused]] int m) const { return rstd<1, 1, 1>(in2, [&]([[maybe_unused]] int k) { return k + m; }, 1.f / 64, 1e-06f); }
   // All steps but the last, which stores: kernels that have several rows at hand load for all first.
   template <int V>
   VITC_DEVICE void steps([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] float (&v)[V],
@@ -132,8 +132,8 @@ struct Source {
     int offset = m * 64;
     return {offset};
   }
-  VITC_DEVICE const T* at(Row row, int k) const {
-    return data + row.offset + k;
+  VITC_DEVICE int at(Row row, int k) const {
+    return row.offset + k;
   }
   VITC_DEVICE const T* base() const { return data; }
 };

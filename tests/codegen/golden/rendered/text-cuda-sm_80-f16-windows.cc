@@ -10,7 +10,7 @@
 namespace vitc::gpu {
 namespace {
 
-using Tile = AttentionTile<Mma<half>, 12, 12, 32, 32, 16, 1, 4, 1, true>;
+using Tile = AttentionTile<Mma<half>, 12, 12, 32, 32, 16, 1, 4, 9, true>;
 struct Query {
   using T = const half;
   static constexpr int kHead = 32;
