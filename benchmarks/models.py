@@ -293,8 +293,11 @@ def main() -> int:
 
     failed = 0 if given.show else measure(given, results, save)
     (output / "models.md").write_text(markdown(results))
-    for path in charts(results, output):
-        print(path)
+    try:
+        for path in charts(results, output):
+            print(path)
+    except VitcError as error:  # without matplotlib; where it is, --show draws them
+        CONSOLE.print(f"[yellow]no charts: {error}")
     return min(failed, 1)
 
 

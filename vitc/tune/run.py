@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
@@ -143,21 +143,11 @@ def tune_graph(
         "toolkit": device.toolkit,
         "date": date.today().isoformat(),
     }
-    with tempfile.TemporaryDirectory(prefix="vitc-tune-") as folder, ThreadPoolExecutor(1) as pool:
-        # The next library is built while this one is measured.
-        builds = [
-            (lambda work=work, i=i: _build(work, options, toolchain, Path(folder, f"{i}.so")))
-            for i, work in enumerate(todo)
-        ]
-        ahead = [pool.submit(build) for build in builds[:1]]
-        for i, work in enumerate(todo):
-            if progress is not None:
-                progress("tune", i, len(todo))
-            library = ahead.pop().result()
-            ahead += [pool.submit(build) for build in builds[i + 1 : i + 2]]
-            tuned.append(measure(work, library, device))
-            library.unlink()
-            _store(path, about, tuned[-1])
+    for i, (work, library) in enumerate(_libraries(todo, options, toolchain)):
+        if progress is not None:
+            progress("tune", i, len(todo))
+        tuned.append(measure(work, library, device))
+        _store(path, about, tuned[-1])
     if progress is not None:
         progress("tune", len(todo), len(todo))
     return TuneReport(
@@ -177,9 +167,24 @@ def choices(graph: Graph, options: CompileOptions) -> list[Work]:
     return list(found.values())
 
 
-def _build(work: Work, options: CompileOptions, toolchain: Toolchain, path: Path) -> Path:
-    build_trial(work, options, toolchain, path)
-    return path
+def _libraries(
+    todo: Sequence[Work], options: CompileOptions, toolchain: Toolchain
+) -> Iterator[tuple[Work, Path]]:
+    """Each with the library of its trial; while one is measured, the next is built."""
+    with tempfile.TemporaryDirectory(prefix="vitc-tune-") as folder, ThreadPoolExecutor(1) as pool:
+
+        def build(i: int) -> Path:
+            path = Path(folder, f"{i}.so")
+            build_trial(todo[i], options, toolchain, path)
+            return path
+
+        ahead = pool.submit(build, 0) if todo else None
+        for i, work in enumerate(todo):
+            assert ahead is not None
+            library = ahead.result()
+            ahead = pool.submit(build, i + 1) if i + 1 < len(todo) else None
+            yield work, library
+            library.unlink()
 
 
 def measure(work: Work, library: Path, device: TuningDevice) -> Tuned:

@@ -63,9 +63,8 @@ class Work:
 def build_trial(work: Work, options: CompileOptions, toolchain: Toolchain, path: Path) -> None:
     """Compiles the library of a trial, its configurations in parallel through the build cache."""
     graph, names = trial_graph(work)
-    drawn = {
-        name: _constant(port) for name, port in {_operand(p): p for p in graph.weights}.items()
-    }
+    operands = {_operand(port): port for port in graph.weights}
+    drawn = {name: _constant(port) for name, port in operands.items()}
     state = {port.name: drawn[_operand(port)] for port in graph.weights}
     wanted = replace(options, batches=(work.batch,), weights="embedded", dump_dir=None)
     fixed = _Fixed(work.target, work.call, names)
