@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from vitc.codegen.targets.gpu.device import Architecture
 
-ONE_PASS_KEYS = 256  # scores of a row that fit the registers of its lanes
+ONE_PASS_KEYS = 208  # scores of a row that fit the registers of its lanes, three blocks beside
 ONLINE_KEYS = (64, 48, 32, 16)  # a block of the online form, best first
+NARROW_KEYS = 96  # the same where values are narrow and this divides the keys
 THREE_PRODUCTS_KEYS = 32  # the same for Tf32x3, whose products take registers of their own
 REGISTERS = 65536  # of a multiprocessor
 BLOCK_WARPS = 4  # of a block, which several short sequences share
@@ -75,7 +76,7 @@ def tiles_of(
     """
     found: dict[str, AttentionTile] = {}
     for warps, groups in _groupings(problem.queries):
-        for block in _blocks(policy, problem.keys):
+        for block in _blocks(policy, problem):
             labels = 4 * (problem.keys + 15) if problem.labels else 0
             norms = 4 * (16 * warps + block) if problem.norms else 0
             tile = AttentionTile(
@@ -104,7 +105,7 @@ def _resident(tile: AttentionTile) -> int:
     if tile.itemsize > 2 or not tile.async_copies:
         return 1
     online = tile.keys > tile.block_keys
-    rest = (56 + (8 if tile.extra else 0)) if online else 32
+    rest = (60 + (8 if tile.extra else 0)) if online else 32
     registers = tile.block_keys // 2 + -(-tile.value // 16) * 8 + rest
     return max(1, REGISTERS // (32 * tile.warps * tile.groups * registers))
 
@@ -118,8 +119,10 @@ def _groupings(queries: int) -> Iterator[tuple[int, int]]:
     yield from ((warps, 1) for warps in (4, 2, 1) if warps <= best)
 
 
-def _blocks(policy: str, keys: int) -> list[int]:
+def _blocks(policy: str, problem: Problem) -> list[int]:
     """Numbers of keys that a block may hold at once, best first."""
     most = THREE_PRODUCTS_KEYS if policy == "Tf32x3" else ONE_PASS_KEYS
-    one_pass = [-(-keys // 16) * 16] if keys <= most else []
-    return one_pass + [block for block in ONLINE_KEYS if block <= most]
+    first = -(-problem.keys // 16) * 16
+    narrow = problem.value <= 32 and problem.keys % NARROW_KEYS == 0
+    blocks = (first, *((NARROW_KEYS,) if narrow else ()), *ONLINE_KEYS)
+    return [block for block in blocks if block <= most]
