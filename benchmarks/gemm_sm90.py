@@ -43,13 +43,15 @@ ROOT = Path(__file__).resolve().parent.parent
 # What rides on each product of a compiled ViT, and what a library kernel would leave to others.
 KINDS = {
     "bias": ["add"],
+    "hardswish": ["add", "hardswish"],
     "rstd": ["row_rstd", "add"],
     "gelu": ["add", "gelu"],
     "rstd+gelu": ["row_rstd", "add", "gelu"],
     "residual": ["add", "add"],
     "residual+stats": ["add", "add"],
 }
-B, L = (197, 1576, 6304, 12608, 50432), (577, 4616, 18464, 36928)
+B, L = (197, 1576, 3152, 6304, 12608, 50432), (197, 577, 1576, 4616, 18464, 36928)
+S = (197, 1576, 6304, 50432)
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,38 @@ class Product:
         return f"{self.name}-{self.kind}-{self.dtype}".replace("+", "_")
 
 
+def block(name: str, c: int, rows: tuple[int, ...]) -> list[Product]:
+    """The four products of a transformer block of c channels."""
+    return [
+        Product(f"{name}.qkv", 3 * c, c, "rstd", rows),
+        Product(f"{name}.proj", c, c, "residual+stats", rows),
+        Product(f"{name}.fc1", 4 * c, c, "rstd+gelu", rows),
+        Product(f"{name}.fc2", c, 4 * c, "residual+stats", rows),
+    ]
+
+
+def levit(name: str, c: int, qkv: int, rows: tuple[int, ...]) -> list[Product]:
+    """The products of a LeViT stage: its normalisations are folded into the weights."""
+    return [
+        Product(f"{name}.qkv", qkv, c, "bias", rows),
+        Product(f"{name}.proj", c, qkv // 2, "residual", rows),
+        Product(f"{name}.fc1", 2 * c, c, "hardswish", rows),
+        Product(f"{name}.fc2", c, 2 * c, "residual", rows),
+    ]
+
+
 PRODUCTS = [
-    Product("B.qkv", 2304, 768, "rstd", B),
-    Product("B.proj", 768, 768, "residual+stats", B),
-    Product("B.fc1", 3072, 768, "rstd+gelu", B),
-    Product("B.fc2", 768, 3072, "residual+stats", B),
-    Product("L.qkv", 3072, 1024, "rstd", L),
-    Product("L.proj", 1024, 1024, "residual+stats", L),
-    Product("L.fc1", 4096, 1024, "rstd+gelu", L),
-    Product("L.fc2", 1024, 4096, "residual+stats", L),
+    *block("B", 768, (*B, 49)),  # ViT-B, and the last stage of Swin-T
+    *block("L", 1024, L),
+    *block("S", 384, S),
+    *block("Swin96", 96, (3136, 100352)),
+    *block("Swin192", 192, (784, 25088)),
+    *levit("LeViT384", 384, 768, (196, 3136, 50176)),
+    *levit("LeViT768", 768, 1536, (16, 256, 4096)),
     Product("B.proj", 768, 768, "bias", (12608, 50432)),
-    Product("B.proj", 768, 768, "residual", (12608, 50432)),
     Product("B.fc1", 3072, 768, "bias", (6304, 50432)),
-    Product("B.fc1", 3072, 768, "gelu", (50432,)),
-    Product("B.fc2", 768, 3072, "bias", (6304, 50432)),
-    Product("B.fc2", 768, 3072, "residual", (50432,)),
-    Product("B.fc1", 3072, 768, "rstd+gelu", (12608, 50432), "bf16"),
-    Product("B.fc2", 768, 3072, "residual+stats", (12608, 50432), "bf16"),
+    Product("B.fc1", 3072, 768, "rstd+gelu", (1576, 12608, 50432), "bf16"),
+    Product("B.fc2", 768, 3072, "residual+stats", (1576, 12608, 50432), "bf16"),
 ]
 
 
@@ -128,7 +145,7 @@ def render(folder: Path) -> None:
     from vitc.codegen.select import select
     from vitc.codegen.targets import find_target
     from vitc.codegen.targets.gpu.sm90_gemm import Sm90Gemm, problem
-    from vitc.codegen.targets.gpu.sm90_tiles import TILES, choose_tile, suits, tile_choice
+    from vitc.codegen.targets.gpu.sm90_tiles import TILES, choose_tile, tile_choice
     from vitc.ir.text import parse_graph
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,15 +164,11 @@ def render(folder: Path) -> None:
             for m in product.rows
         }
         texts: dict[str, tuple[str, list[int]]] = {}
+        names = {m: tile_choice(problem(call.site, m), 132).names for m in product.rows}
         for tile in TILES:
-            rows = [m for m in product.rows if suits(tile, m)]
-            if tile.takes(key) and rows:
+            rows = [m for m in product.rows if tile.name in names[m]]
+            if rows:
                 texts[tile.name] = (kernel.render_with(call, [(tile, 1 << 30)]).body, rows)
-        portable = [m for m in product.rows if m < 2000]
-        if portable:
-            old = find_target("cuda:sm_90", tuple(portable))
-            (old_call,) = select(graph, old).calls
-            texts["portable"] = (old.render(old_call)["sm_90"].body, portable)
         for name, (text, rows) in texts.items():
             stem = f"{product.key}-{name}"
             (folder / f"{stem}.cu").write_text(text.replace(KERNEL, "kernel"))
@@ -216,7 +229,7 @@ def run(folder: Path, output: Path, only: str, jobs: int) -> None:
                 if entry["source"] not in libraries:
                     continue
                 library = libraries[entry["source"]]
-                trouble = check(library, buffers, entry["tile"] != "portable", exact)
+                trouble = check(library, buffers, exact)
                 if trouble:
                     wrong.append(f"{entry['source']} at {rows} rows: {trouble}")
                     print("WRONG", wrong[-1], flush=True)
@@ -224,7 +237,7 @@ def run(folder: Path, output: Path, only: str, jobs: int) -> None:
         buffers = Buffers(product, m)
         calls = {
             e["tile"]: [
-                launcher(libraries[e["source"]], buffers, i, e["tile"] != "portable")
+                launcher(libraries[e["source"]], buffers, i)
                 for i in range(buffers.weights)
             ]
             for e in mine
@@ -240,7 +253,7 @@ def run(folder: Path, output: Path, only: str, jobs: int) -> None:
         medians = {name: statistics.median(values) for name, values in times.items()}
         tflops = 2e-6 * m * product["n"] * product["k"]
         order = sorted(medians, key=lambda name: medians[name])
-        fastest = next(name for name in order if name not in ("cublas", "portable"))
+        fastest = next(name for name in order if name != "cublas")
         chosen = next(e["chosen"] for e in entries if e["product"] == key)[str(m)]
         results.append(
             {
@@ -257,7 +270,6 @@ def run(folder: Path, output: Path, only: str, jobs: int) -> None:
         print(
             f"{key} m={m} cublas {medians['cublas']:.1f} us, best x{ratio:.2f} | "
             + " ".join(f"{n} {medians[n]:.1f} ({tflops / medians[n]:.0f})" for n in order[:7])
-            + (f" portable {medians['portable']:.1f}" if "portable" in medians else "")
             + f" | model {chosen} {medians.get(chosen, 0):.1f}",
             flush=True,
         )
@@ -292,7 +304,7 @@ def records(path: Path) -> None:
             "sm90_gemm",
             r["problem"],
             r["m"],
-            {n: t for n, t in r["us"].items() if n not in ("cublas", "portable")},
+            {n: t for n, t in r["us"].items() if n != "cublas"},
         )
         for r in data["results"]
     ]

@@ -81,10 +81,9 @@ class Buffers:
             t.copy_(torch.randint(-1, 2, t.shape, device="cuda"))
         self.packed[0] = pack(self.w[0])
 
-    def arguments(self, i: int, packed: bool) -> list[Any]:
+    def arguments(self, i: int) -> list[Any]:
         """Inputs and outputs in the order of the graph's operands."""
-        w = (self.packed if packed else self.w)[i % self.weights]
-        args = [self.x[i % 2], w]
+        args = [self.x[i % 2], self.packed[i % self.weights]]
         args += [self.s] if "rstd" in self.kind else []
         args += [self.b]
         args += [self.r[i % 2]] if "residual" in self.kind else []
@@ -100,6 +99,8 @@ class Buffers:
         y += self.b.float()
         if "gelu" in self.kind:
             y = torch.nn.functional.gelu(y)
+        if "hardswish" in self.kind:
+            y = torch.nn.functional.hardswish(y)
         return y + self.r[0].float() if "residual" in self.kind else y
 
 
@@ -109,11 +110,11 @@ def pack(w: Any) -> Any:
     return w.view(n // 32, 4, 4, 2, k).transpose(1, 2).reshape(n, k).contiguous()
 
 
-def launcher(library: Any, buffers: Buffers, i: int, packed: bool) -> Callable[[], None]:
+def launcher(library: Any, buffers: Buffers, i: int) -> Callable[[], None]:
     """A call of the kernel on set i of the buffers, on torch's current stream."""
     import torch
 
-    tensors = buffers.arguments(i, packed)
+    tensors = buffers.arguments(i)
     args = (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
     function = library.kernel_sm_90a
 
@@ -127,14 +128,14 @@ def launcher(library: Any, buffers: Buffers, i: int, packed: bool) -> Callable[[
     return launch
 
 
-def check(library: Any, buffers: Buffers, packed: bool, exact: bool = False) -> str:
+def check(library: Any, buffers: Buffers, exact: bool = False) -> str:
     """What is wrong with a kernel's results, or "". exact: on integers."""
     import torch
 
     if exact:
         buffers.use_integers()
     wanted = buffers.reference()
-    launch = launcher(library, buffers, 0, packed)
+    launch = launcher(library, buffers, 0)
     y, t, m = buffers.y[0], buffers.t, buffers.m
     first = None
     for _ in range(3):

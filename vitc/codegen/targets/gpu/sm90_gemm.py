@@ -44,7 +44,8 @@ class Sm90Config:
 @dataclass(frozen=True)
 class Sm90GemmParams:
     """Parameters of templates/gpu/sm90_gemm.cu.jinja. stride, offset: of A's rows, in elements.
-    slice: columns of a sum of squares.
+    slice: columns of a sum of squares. row_operand: where the one operand lies that differs from
+    row to row and is of the kernel's type, or "". loaded_lines: the steps with it at `operand`.
     """
 
     label: str
@@ -56,6 +57,8 @@ class Sm90GemmParams:
     offset: int
     slice: int
     epilogue: Epilogue
+    row_operand: str
+    loaded_lines: tuple[str, ...]
     configs: tuple[Sm90Config, ...]
 
 
@@ -129,6 +132,8 @@ class Sm90Gemm(GpuKernel):
         rows = _even_rows(call.inputs[0], site.inputs[0].shape)
         assert rows is not None, call.inputs[0].map
         type_ = C_TYPES[site.inputs[0].dtype]
+        epilogue = render_epilogue(op, call.inputs, call.outputs, result)
+        where = _row_operand(epilogue, type_)
         params = Sm90GemmParams(
             label=f"gemm {n}x{k}",
             type=type_,
@@ -138,7 +143,11 @@ class Sm90Gemm(GpuKernel):
             stride=rows[0],
             offset=rows[1],
             slice=op.stats or STATS_WIDTHS[0],
-            epilogue=render_epilogue(op, call.inputs, call.outputs, result),
+            epilogue=epilogue,
+            row_operand=where,
+            loaded_lines=tuple(
+                line.replace(where, "operand") if where else line for line in epilogue.lines[:-1]
+            ),
             configs=tuple(Sm90Config(t.cpp(type_), t.function, up_to) for t, up_to in tiles),
         )
         return Rendered(
@@ -171,6 +180,17 @@ def pack_weight(b: Builder, w: Value) -> Value:
     groups = -(-n // _COLUMN_GROUP)
     w = b.permute(b.reshape(w, (groups, 4, 4, 2, k)), (0, 2, 1, 3, 4))
     return b.reshape(w, (groups * _COLUMN_GROUP, k))
+
+
+def _row_operand(epilogue: Epilogue, type_: str) -> str:
+    """Where the only operand lies that goes with the row, if it is of this type, else ""."""
+    if len(epilogue.operands) != 1:
+        return ""
+    (where,) = epilogue.operands
+    pointer = where.split(" ", 1)[0]
+    typed = any(m.name == pointer and m.type == f"const {type_}*" for m in epilogue.members)
+    uses = sum(line.count(pointer) for line in epilogue.lines)
+    return where if typed and uses == 1 else ""
 
 
 def _even_rows(operand: Operand, shape: Shape) -> tuple[int, int] | None:

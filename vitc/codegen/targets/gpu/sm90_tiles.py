@@ -118,35 +118,25 @@ TILES: tuple[Tile, ...] = (
     LargeTile(128, 192, 5, True, fetch=False),
     LargeTile(128, 192, 5, True, 2),
     LargeTile(128, 192, 5, True, 2, fetch=False),
+    LargeTile(128, 160, 6, True),
+    LargeTile(128, 160, 6, True, 2),
     LargeTile(128, 128, 6, True),
     LargeTile(128, 128, 6, True, fetch=False),
     LargeTile(128, 128, 6, True, 2),
     LargeTile(128, 128, 6, True, 2, fetch=False),
-    LargeTile(128, 160, 6, True),
-    LargeTile(128, 160, 6, True, 2),
     LargeTile(128, 96, 7, True),
-    LargeTile(128, 96, 7, True, 2),
-    LargeTile(64, 256, 5, True),
     LargeTile(64, 256, 5, True, 2),
     LargeTile(64, 192, 6, True),
     LargeTile(64, 192, 6, True, 2),
-    LargeTile(64, 160, 8, True),
-    LargeTile(64, 160, 8, True, 2),
     LargeTile(64, 128, 8, True),
-    LargeTile(64, 128, 8, True, 2),
     LargeTile(64, 96, 10, True),
-    LargeTile(64, 96, 10, True, 2),
-    LargeTile(64, 96, 10, True, 4),
-    LargeTile(64, 128, 8, True, 4),
     LargeTile(192, 128, 5, True),
     LargeTile(192, 96, 6, True),
     LargeTile(64, 256, 4, False),
     LargeTile(64, 192, 5, False),
     LargeTile(64, 160, 6, False),
     LargeTile(64, 128, 6, False),
-    LargeTile(64, 128, 6, False, 2),
     LargeTile(64, 96, 7, False),
-    LargeTile(64, 96, 7, False, 2),
     LargeTile(128, 128, 4, False),
     LargeTile(128, 160, 4, False),
     LargeTile(128, 192, 4, False),
@@ -154,23 +144,15 @@ TILES: tuple[Tile, ...] = (
     LargeTile(64, 160, 5, False, 1, 3),
     LargeTile(64, 128, 5, False, 1, 3),
     LargeTile(64, 96, 5, False, 1, 3),
+    SplitTile(64, 12, 1),
+    SplitTile(64, 12, 2),
+    SplitTile(96, 10, 1),
+    SplitTile(96, 10, 2),
+    SplitTile(128, 8, 1),
+    SplitTile(128, 8, 3),
     SplitTile(64, 6, 1, 2),
     SplitTile(96, 6, 1, 2),
     SplitTile(128, 6, 2, 2),
-    SplitTile(128, 6, 3, 2),
-    SplitTile(160, 6, 2, 2),
-    SplitTile(192, 5, 2, 2),
-    SplitTile(128, 8, 3),
-    SplitTile(160, 7, 2),
-    SplitTile(96, 10, 2),
-    SplitTile(64, 12, 3),
-    SplitTile(64, 12, 1),
-    SplitTile(64, 6, 1),
-    SplitTile(64, 12, 2),
-    SplitTile(96, 10, 1),
-    SplitTile(128, 8, 1),
-    SplitTile(128, 4, 1),
-    SplitTile(128, 8, 2),
 )
 
 
@@ -182,23 +164,17 @@ def choose_tile(problem: Problem, multiprocessors: int) -> Tile:
 
 
 def tile_choice(problem: Problem, multiprocessors: int) -> Choice:
-    """The tiles that suit the problem, by estimated time."""
-    suited = [tile for tile in TILES if tile.takes(problem) and suits(tile, problem.m)]
-    suited.sort(key=lambda tile: cost(tile, problem, multiprocessors))
-    names = tuple(tile.name for tile in suited)
+    """The tiles that may win, by estimated time: none far behind the first, ten at most."""
+    times = {t: cost(t, problem, multiprocessors) for t in TILES if t.takes(problem)}
+    order = sorted(times, key=lambda tile: times[tile])
+    reach = (1.5 if problem.m < 2000 else 1.25) * times[order[0]]
+    names = tuple(tile.name for tile in order[:10] if times[tile] <= reach)
     return Choice("sm_90a", "sm90_gemm", _HEADERS, problem.key, problem.m, names)
 
 
 def tile_named(name: str) -> Tile:
     """Raises StopIteration for an unknown name."""
     return next(tile for tile in TILES if tile.name == name)
-
-
-def suits(tile: Tile, m: int) -> bool:
-    """Whether a tile may win at m rows: those are measured, and the model is fitted to them."""
-    if isinstance(tile, SplitTile):
-        return m < 2000
-    return m >= 4000 or (m >= 500 and tile.tile_rows <= m // 4 and tile.cluster == 1)
 
 
 def cost(tile: Tile, problem: Problem, multiprocessors: int) -> float:
@@ -216,14 +192,16 @@ def cost(tile: Tile, problem: Problem, multiprocessors: int) -> float:
     step = max(rows * columns * 64 / 2048, (rows + columns / cluster) * 128 / 61)
     if isinstance(tile, SplitTile):
         blocks = tiles_m * tiles_n * tile.split
-        together = 2 if tile.stages * (64 + columns) * 128 < _SHARED_BYTES // 2 else 1
+        together = 2 if tile.stages * (rows + columns) * 128 < _SHARED_BYTES // 2 else 1
         waves = ceil(blocks / (multiprocessors * together))
         shared = min(together, ceil(blocks / multiprocessors))
         exchange = 2700 * tile.split if tile.split > 1 else 0
-        return waves * (steps / tile.split * step * shared + 8650 + epilogue + exchange)
+        return waves * (
+            steps / tile.split * step * shared + 2500 + epilogue / tile.groups + exchange
+        )
     turns = ceil(ceil(tiles_m / cluster) * tiles_n / (multiprocessors // cluster))
     main = steps * (step + 54)
-    start = 790 * (1 + 0.3 * (cluster - 1))
+    start = 3000 * (1 + 0.3 * (cluster - 1))
     if tile.ping_pong:
         return start + turns * max(main, (main + epilogue) / 2) + 0.74 * epilogue
     return start + turns * (main + 1.48 * epilogue / tile.consumers)

@@ -198,6 +198,8 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
     if (kHandsOver<Epilogue> && lane() == 0) barrier_arrive(handover.started(index));
     VITC_NO_UNROLL
     for (int step = 1; step < kSteps; ++step) multiply(Int<0>{});
+    RowOperands<TileSums, T, Epilogue> operands;  // the first while the last products run
+    operands.template load<kN>(m, first_m, first_n, 0, epilogue);
     if (kPingPong && tile + stride < tiles) named_arrive(other_turn, 2 * kWarpgroup);
     sums.finish();
     release(before);
@@ -206,7 +208,8 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
     if constexpr (kHandsOver<Epilogue>) barrier_wait(handover.ready(index), handover.parity(index));
     float scales[TileSums::kBlocks * 2];
     read_scales<TileSums, Epilogue>(scales, handover.scales(index) + shared_rows);
-    write_out<kN, kSlice, TileSums, Tile::kColumns>(sums, m, first_m, first_n, scales, epilogue);
+    write_out<kN, kSlice, TileSums, Tile::kColumns>(sums, m, first_m, first_n, scales, operands,
+                                                    epilogue);
   }
 }
 
@@ -273,8 +276,8 @@ int gemm(const char* name, Stream stream, int m, const typename Tile::T* a, int6
   const int clusters = std::min(Raster<Tile, kN>::tiles(m), multiprocessors() / Tile::kCluster);
   const LaunchShape shape{name, Dim3(unsigned(clusters * Tile::kCluster)), Tile::kThreads,
                           size_t(Tile::kSharedBytes), stream};
-  return launch_clusters(shape, Tile::kCluster, VITC_OVERLAP, gemm_kernel<Tile, kN, kK, kSlice, Epilogue>,
-                         m, map_a, map_w, epilogue);
+  return launch_clusters(shape, Tile::kCluster, VITC_OVERLAP,
+                         gemm_kernel<Tile, kN, kK, kSlice, Epilogue>, m, map_a, map_w, epilogue);
 }
 
 }  // namespace vitc::gpu::sm90

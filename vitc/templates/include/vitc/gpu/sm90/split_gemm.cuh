@@ -147,18 +147,21 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a,
     multiply(Int<1>{});
     VITC_NO_UNROLL
     for (int step = 1; step < steps; ++step) multiply(Int<0>{});
+    RowOperands<TileSums, typename Tile::T, Epilogue> operands;
+    if constexpr (Tile::kSplit == 1)
+      operands.template load<kN>(m, first_m + group_row, first_n, 0, epilogue);
     sums.finish();
     named_sync(1, Tile::kConsumers);  // the stages are read, the row scales are there
     if constexpr (Tile::kSplit == 1) {
       float scales[2];
       read_scales<TileSums, Epilogue>(scales, row_scale + group_row);
       write_out<kN, kSlice, TileSums, Tile::kColumns>(sums, m, first_m + group_row, first_n, scales,
-                                                      epilogue);
+                                                      operands, epilogue);
     } else {
       VITC_UNROLL
       for (int half = 0; half < 2; ++half) {
-        float* to = reinterpret_cast<float*>(memory) +
-                    (group_row + TileSums::row(0, half)) * Tile::kPitch;
+        float* to =
+            reinterpret_cast<float*>(memory) + (group_row + TileSums::row(0, half)) * Tile::kPitch;
         VITC_UNROLL
         for (int group = 0; group < Tile::kColumns / kColumnGroup; ++group) {
           float v[kVector];

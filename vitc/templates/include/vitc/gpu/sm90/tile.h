@@ -2,6 +2,8 @@
 // output.
 #pragma once
 
+#include <type_traits>
+
 #include "vitc/gpu/epilogue.cuh"
 #include "vitc/gpu/sm90/mbarrier.h"
 #include "vitc/gpu/sm90/tma.h"
@@ -136,6 +138,35 @@ struct Sums {
   }
 };
 
+// Whether a functor has one operand that goes with the row, such as a residual: row_operand(m, n)
+// tells where it lies, and steps_with(m, n, v, row_scale, operand) are the steps with its values
+// read from `operand`.
+template <class Epilogue, class = void>
+constexpr bool kHasRowOperand = false;
+template <class Epilogue>
+constexpr bool kHasRowOperand<Epilogue, std::enable_if_t<Epilogue::kRowOperand>> = true;
+
+// That operand for a thread's rows of a column group. It is loaded while the group before is in the
+// epilogue, whose stores could otherwise not be passed: an output may lie where it was read. Beside
+// 192 sums there are no registers for it.
+template <class Sums, class T, class Epilogue>
+struct RowOperands {
+  static constexpr int kLines = Sums::kBlocks * 2;
+  static constexpr bool kAhead = kHasRowOperand<Epilogue> && sizeof(Sums) / sizeof(float) < 192;
+  alignas(16) T v[kAhead ? kLines : 1][kVector];
+
+  template <int kN>
+  VITC_DEVICE void load(int m, int first_m, int first_n, int group, const Epilogue& epilogue) {
+    if constexpr (kAhead) {
+      const int row = opaque(first_m + Sums::row(0, 0)), column = first_n + Sums::column(group);
+      if (column >= kN) return;
+      VITC_UNROLL
+      for (int i = 0; i < kLines; ++i)
+        gpu::load(v[i], epilogue.row_operand(minimum(row + Sums::row_of(i), m - 1), column));
+    }
+  }
+};
+
 // The scales of a thread's rows, from shared memory.
 template <class Sums, class Epilogue>
 VITC_DEVICE void read_scales(float (&scales)[Sums::kBlocks * 2], const float* row_scale) {
@@ -150,10 +181,11 @@ VITC_DEVICE void read_scales(float (&scales)[Sums::kBlocks * 2], const float* ro
 // not move a load before a store, and each would wait for memory alone. Rows past the end compute
 // what the last row does, and are not stored.
 // A sum of squares speaks of kSlice columns, which one tile has all of.
-template <int kN, int kSlice, class Sums, int kColumns, class Epilogue>
+template <int kN, int kSlice, class Sums, int kColumns, class T, class Epilogue>
 VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
-                           const float (&scales)[Sums::kBlocks * 2], const Epilogue& epilogue) {
-  constexpr int kLines = Sums::kBlocks * 2;               // rows of a thread
+                           const float (&scales)[Sums::kBlocks * 2],
+                           RowOperands<Sums, T, Epilogue>& next, const Epilogue& epilogue) {
+  constexpr int kLines = Sums::kBlocks * 2;  // rows of a thread
   constexpr int kSliceGroups = kSlice / kColumnGroup;
   static_assert(!Epilogue::kSumSquares || (kSlice % kColumnGroup == 0 && kColumns % kSlice == 0));
   float squares[kLines] = {};
@@ -163,12 +195,20 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
     // Row offsets are made anew for each group: kept, they would take the registers that loads
     // need.
     const int row = opaque(first_m + Sums::row(0, 0));
+    const auto operands = next;
+    if (group + 1 < kColumns / kColumnGroup)
+      next.template load<kN>(m, first_m, first_n, group + 1, epilogue);
     if (kN % kColumns == 0 || column < kN) {
       float v[kLines][kVector];
       VITC_UNROLL
       for (int i = 0; i < kLines; ++i) {
         sums.get(v[i], i / 2, i % 2, group);
-        epilogue.steps(minimum(row + Sums::row_of(i), m - 1), column, v[i], scales[i]);
+        const int clamped = minimum(row + Sums::row_of(i), m - 1);
+        if constexpr (RowOperands<Sums, T, Epilogue>::kAhead) {
+          epilogue.steps_with(clamped, column, v[i], scales[i], operands.v[i]);
+        } else {
+          epilogue.steps(clamped, column, v[i], scales[i]);
+        }
       }
       VITC_UNROLL
       for (int i = 0; i < kLines; ++i) {
