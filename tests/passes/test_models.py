@@ -197,3 +197,14 @@ def test_centred_values_have_other_names() -> None:
     stream = [n.output for n in after.nodes if getattr(n.op, "stats", 0)]
     assert stream
     assert not set(stream) & set(before.types)
+
+
+@pytest.mark.parametrize("name", ["levit", "levit_conv", "levit_gelu"])
+def test_batch_norms_leave_a_bias(name: str) -> None:
+    graph = optimised(name)
+    live = [node for node in graph.nodes if node.output not in graph.constants]
+    kinds = {step.kind for node in live for step in getattr(node.op, "steps", ())}
+    assert kinds == {"add", "gelu" if name == "levit_gelu" else "hardswish"}
+    for node in live:  # v keeps its bias: an activation stands between it and the projection
+        if node.op.name == "attention":
+            assert len(getattr(node.op, "steps", ())) == 1

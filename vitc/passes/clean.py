@@ -140,6 +140,29 @@ def _rides(match: Match, name: str) -> bool:
 
 
 @rule
+def reshape_last(match: Match, node: Node) -> Replacement:
+    """f(reshape(x)) = reshape(f(x)) for elementwise f that can ride on what makes x"""
+    op = node.op
+    moved = match.producer(node.inputs[0], Move) if isinstance(op, Pointwise) else None
+    if moved is None or not isinstance(op, Pointwise) or not match.single_use(node.inputs[0]):
+        return None
+    index_map = moved[1].map
+    if not index_map.is_identity or not _rides(match, moved[0].inputs[0]) or op.stats:
+        return None
+    steps: list[Bound] = []
+    for step in bound_steps(match, node, op):
+        operand = step.operand
+        if operand is not None and (
+            not keeps_columns(index_map) or any(dim != 1 for dim in operand.shape[:-1])
+        ):
+            return None
+        vector = operand and match.build.reshape(operand, operand.shape[-1:])
+        steps.append(replace(step, operand=vector))
+    result = emit_steps(match.build, op, (match.value(moved[0].inputs[0]),), steps)[0]
+    return match.build.emit(moved[1], result)
+
+
+@rule
 def flatten_concat(match: Match, node: Node) -> Replacement:
     """concat(concat(a, b), c) = concat(a, b, c)"""
     if not isinstance(node.op, Concat):
@@ -224,6 +247,7 @@ RULES = (
     merge_pointwise,
     merge_constant_steps,
     reshape_first,
+    reshape_last,
     flatten_concat,
     slice_of_concat,
     sum_of_parts,

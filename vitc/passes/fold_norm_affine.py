@@ -33,7 +33,8 @@ def _split(match: Match, name: str) -> tuple[Node, Fused, list[Bound], list[Boun
 
     None unless every reader can take those.
     """
-    made = match.producer(name, Norm) or match.producer(name, Pointwise)
+    kinds = (Norm, Pointwise, Reduce)
+    made = next((m for kind in kinds if (m := match.producer(name, kind)) is not None), None)
     if made is None or not is_plain(made[1]) or match.is_constant(name):
         return None
     columns = per_image(match.types[name].shape[-1:])

@@ -58,7 +58,9 @@ def weights_on_the_left(match: Match, node: Node) -> Replacement:
     op = node.op
     moved = match.producer(node.inputs[1], Move) if isinstance(op, MatMul) else None
     weights = match.producer(moved[0].inputs[0], Softmax) if moved is not None else None
-    if moved is None or weights is None or not isinstance(op, MatMul) or op.stats or op.steps:
+    if moved is None or weights is None or not isinstance(op, MatMul) or op.stats:
+        return None
+    if any(step.operand is not None for step in op.steps):
         return None
     v = match.value(node.inputs[0])
     rank = v.type.rank
@@ -67,7 +69,7 @@ def weights_on_the_left(match: Match, node: Node) -> Replacement:
     if moved[1].map.views != (Permute(swap),) or not private or op.dtype is not None:
         return None
     build = match.build
-    product = build.emit(MatMul(), match.value(weights[0].output), build.permute(v, swap))
+    product = build.emit(MatMul(op.steps), match.value(weights[0].output), build.permute(v, swap))
     return build.permute(product, swap)
 
 
