@@ -45,6 +45,12 @@ def test_other_arithmetic(case: str, target: str, dtype: DType, tmp_path: Path) 
     assert max(found.values()) < BOUND[dtype], found
 
 
+def test_hopper(tmp_path: Path) -> None:
+    graph = assign(CASES["steps"], DType.FLOAT16)
+    found = errors(graph, tmp_path, target="cuda:sm_90a:emulated")
+    assert 1e-5 < max(found.values()) < BOUND[DType.FLOAT16], found
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("cuda", "no CUDA target"), ("cuda:sm_70", "no kernels for sm_70"), ("tpu", "unknown target")],

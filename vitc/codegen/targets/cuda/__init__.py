@@ -50,7 +50,7 @@ class CudaTarget(Target):
             else (DType.FLOAT16, DType.BFLOAT16, DType.TF32, DType.FLOAT32)
         )
         tuned = tuple(batches) or (1,)
-        hopper = self.isas == ("sm_90a",) and not emulated
+        hopper = self.isas == ("sm_90a",)
         self.stats_width = _HOPPER_STATS_WIDTH if hopper else STATS_WIDTH
         self._families = {
             arch.name: (_hopper if hopper else _kernels)(Tuning(arch, tuned)) for arch in self.archs

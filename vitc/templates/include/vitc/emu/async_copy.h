@@ -1,7 +1,6 @@
 // cp.async: the copy lands at the wait that promises it, in the thread that issued it, and its
 // target is NaN until then. So a wait that promises too little, a missing barrier after it, or a
-// source that is overwritten meanwhile shows in the result. (A TMA copy will land at the mbarrier
-// wait in the same way.)
+// source that is overwritten meanwhile shows in the result.
 #pragma once
 
 #include "vitc/emu/access.h"

@@ -3,7 +3,7 @@
 //
 // Every lane of a full warp must arrive, from the same place in the source: a divergent collective
 // is an error here although hardware allows some of it with a smaller mask. New collectives (mma.h,
-// ldmatrix.h, MFMA, wgmma with its four warps) need only a function over operands[].
+// ldmatrix.h, MFMA) need only a function over operands[].
 #pragma once
 
 #include <cstdint>
