@@ -63,9 +63,11 @@ _PORTABLE = (
 )
 
 _CPU = (
-    *(Library(_VIT_B, dtype, "cpu", (1, 8), (8,)) for dtype in ("float32", "bfloat16")),
-    Library("swin_tiny_patch4_window7_224", "float32", "cpu", (1, 8), (8,)),
-    Library("levit_256", "float32", "cpu", (1, 8), (8,)),
+    *(
+        Library(model, dtype, "cpu", (1, 8), (8,))
+        for model in (_VIT_B, "swin_tiny_patch4_window7_224", "levit_256")
+        for dtype in ("float32", "bfloat16")
+    ),
 )
 
 # name: (libraries, peers, folder of the results)
