@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,8 @@ def child(folder: Path, batches: list[int], bound: float) -> None:
 def sanitize(tool: str, case: Case, folder: Path, limit: float) -> tuple[str, float]:
     """Everything that one run printed, and its seconds."""
     command = ["compute-sanitizer", "--tool", tool, "--print-limit", "2000"]
-    command += ["--racecheck-report", "all"] if tool == "racecheck" else []
+    # cuda-python asks the driver for functions that it may lack, which is no error.
+    command += ["--report-api-errors", "no"] if tool == "memcheck" else []
     command += [sys.executable, __file__, "--child", str(folder), "--bound", str(case.bound)]
     command += ["--batches", *map(str, case.batches)]
     start = time.perf_counter()
@@ -148,15 +149,28 @@ def kind(report: str) -> str:
     return re.sub(r"<.*>", "<>", text)
 
 
+# racecheck takes the arrival at an mbarrier as a release of what the arriving thread wrote. Lane 0
+# arrives for its warp here, behind sync_warp(), which orders the other lanes' writes before it: of
+# 2000 hazards listed one by one, none had a lane 0 as its writer.
+FALSE_REPORTS = (("sm90::fetch_for_epilogue", "sm90::read_scales"),)
+
+
 def show(name: str, text: str, seconds: float) -> bool:
     """Prints a run; whether it was clean."""
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", text)
     failed = re.findall(r"^exit.*", text, re.MULTILINE)
-    clean = not failed and bool(re.fullmatch(r"\w+ SUMMARY: 0 .*", "\n".join(summary)))
-    print(f"{'ok  ' if clean else 'BAD '} {name}: {summary} {failed} {seconds:.0f} s", flush=True)
+    found = [
+        report
+        for report in reports(text)
+        if not any(all(part in report for part in pair) for pair in FALSE_REPORTS)
+    ]
+    ignored = len(reports(text)) - len(found)
+    complete = bool(summary) and not failed
+    clean = complete and not found and (ignored > 0 or " 0 " in summary[0])
+    verdict = "ok  " if clean else "BAD "
+    print(f"{verdict}{name}: {summary} {failed} {ignored} false, {seconds:.0f} s", flush=True)
     if clean:
         return True
-    found = reports(text)
     counts = Counter(map(kind, found))
     for which, count in counts.most_common(6):
         example = next(report for report in found if kind(report) == which)
@@ -169,7 +183,7 @@ def show(name: str, text: str, seconds: float) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--only", default="", help="runs whose name has all of these words")
+    parser.add_argument("--only", default="", help="patterns that a run's name has all of")
     parser.add_argument("--limit", type=float, default=120, help="seconds a run")
     parser.add_argument("--log", type=Path, help="a file for all that the tools print")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
@@ -182,7 +196,9 @@ def main() -> int:
     runs = [(tool, case) for case in CASES for tool in TOOLS]
     words = given.only.split()
     named = {f"{tool} {case.title}": (tool, case) for tool, case in runs}
-    named = {name: run for name, run in named.items() if all(word in name for word in words)}
+    named = {
+        name: run for name, run in named.items() if all(re.search(word, name) for word in words)
+    }
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(len(named) or 1) as pool:
         # Objects with line numbers, of which the usual cache must not know.
@@ -192,15 +208,19 @@ def main() -> int:
         }
         cases = {case.title: case for _, case in named.values()}
         folders = {title: prepare(case, Path(temporary)) for title, case in cases.items()}
-        print(f"{len(folders)} libraries compiled in {time.perf_counter() - start:.0f} s")
+        taken = time.perf_counter() - start
+        print(f"{len(folders)} libraries compiled in {taken:.0f} s", flush=True)
         results = {
-            name: pool.submit(sanitize, tool, case, folders[case.title], given.limit)
+            pool.submit(sanitize, tool, case, folders[case.title], given.limit): name
             for name, (tool, case) in named.items()
         }
-        texts = {name: result.result() for name, result in results.items()}
-    if given.log:
-        given.log.write_text("".join(f"##### {name}\n{text}" for name, (text, _) in texts.items()))
-    clean = [show(name, *run) for name, run in texts.items()]
+        clean: list[bool] = []
+        for done in as_completed(results):
+            text, seconds = done.result()
+            clean.append(show(results[done], text, seconds))
+            if given.log:
+                with given.log.open("a") as log:
+                    log.write(f"##### {results[done]}\n{text}")
     print(f"{sum(clean)} of {len(clean)} runs clean, {time.perf_counter() - start:.0f} s in all")
     return 0 if all(clean) else 1
 

@@ -151,6 +151,29 @@ def test_weights_of_a_whole_library_are_replaced(library: Path, tmp_path: Path) 
         np.testing.assert_array_equal(module(toy.images()).y, toy.expected(toy.images(), 5.0))
 
 
+def test_a_crash_between_library_and_weights(
+    elf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New weights beside an old library are refused, not run."""
+    path = toy.make_library(elf, tmp_path / "toy.so", "external")
+    replace = os.replace
+
+    def crash(source: Path, target: Path) -> None:
+        if target == path:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_library(elf, toy.constants(5.0), path, "external")
+    with pytest.raises(LoadError, match="belong to another library"):
+        load(path)
+    monkeypatch.undo()
+    write_library(elf, toy.constants(5.0), path, "external")
+    with load(path) as module:
+        np.testing.assert_array_equal(module(toy.images()).y, toy.expected(toy.images(), 5.0))
+
+
 def test_mode_of_the_file(library: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)

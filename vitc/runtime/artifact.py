@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -120,13 +121,13 @@ def write_library(
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot create folder '{output.parent}': {error.strerror}") from error
-    crc = 0
-    if mode == "external":
-        with atomic_file(external_weights(output)) as file:
-            crc = write_payload(file, weights)
-    with atomic_file(output, executable=True) as file:
+    total = layout.total_bytes if mode == "embedded" else 0
+    with atomic_file(output, executable=True) as file, ExitStack() as both:
         file.write(code + bytes(offset - len(code)))
-        if mode == "embedded":
-            crc = write_payload(file, weights)
-        size = layout.total_bytes if mode == "embedded" else 0
-        file.write(Footer(offset, size, crc, digest, len(code)).pack())
+        # Both files are complete before either takes its place. A crash between the two leaves
+        # weights whose checksum the old library's footer does not have.
+        beside = external_weights(output)
+        target = file if mode == "embedded" else both.enter_context(atomic_file(beside))
+        crc = write_payload(target, weights)
+        file.write(Footer(offset, total, crc, digest, len(code)).pack())
+        file.flush()

@@ -19,6 +19,14 @@ from vitc.errors import DeviceError
 DEFAULT_STREAM = 1
 
 
+# Errors that end a process's use of CUDA, and the words of vitc/host/cuda/error.h for them.
+_FAULTS = frozenset({214, 700, 702, 710, 714, 715, 716, 717, 718, 719})
+_FAULT = (
+    ": some kernel of this process failed, perhaps an earlier one; CUDA_LAUNCH_BLOCKING=1 shows "
+    "which. The process must start anew"
+)
+
+
 class CudaDriver:
     """The driver API in the primary context of one GPU, which torch and the library share.
 
@@ -74,7 +82,8 @@ class CudaDriver:
 
     def _describe(self, code: Any) -> str:
         _, text = self._api.cuGetErrorString(code)
-        return f"{(text or b'').decode(errors='replace')} ({getattr(code, 'name', code)})"
+        advice = _FAULT if int(code) in _FAULTS else ""
+        return f"{(text or b'').decode(errors='replace')} ({getattr(code, 'name', code)}){advice}"
 
 
 def cuda_driver(index: int) -> CudaDriver:
