@@ -48,6 +48,25 @@ graph attention(%x: {t}[B,{n},2304]) {{
   return %a, %b
 }}
 """
+# The attentions of Swin (windows 7, 12), Swin v2 (8, 16, 24) and LeViT, and wide heads of ViTs:
+# (queries, keys, key dimension, value dimension, heads, what stands beside the products).
+SHIFTED, COSINE = "bias regions", "bias regions factors cosine"
+WINDOWS = (
+    (49, 49, 32, 32, 3, SHIFTED),
+    (144, 144, 32, 32, 4, SHIFTED),
+    (64, 64, 32, 32, 3, COSINE),
+    (256, 256, 32, 32, 3, COSINE),
+    (576, 576, 32, 32, 4, COSINE),
+    (196, 196, 16, 32, 4, "bias"),
+    (196, 196, 32, 64, 6, "bias"),
+    (49, 196, 16, 64, 8, "bias"),
+    (49, 49, 32, 64, 9, "bias"),
+    (16, 49, 32, 128, 18, "bias"),
+    (16, 16, 32, 64, 12, "bias"),
+    (257, 257, 80, 80, 16, ""),
+    (256, 256, 72, 72, 16, ""),
+    (577, 577, 128, 128, 8, ""),
+)
 CHAIN = """
 graph chain(%x: {t}[B,197,768], %s: f32[B,197,12], %r: {t}[B,197,1024]) {{
   weight %w: {t}[1024,768]
@@ -82,6 +101,29 @@ def attention_graphs(dtype: DType) -> list[Graph]:
     return [
         parse_graph(ATTENTION.format(t=dtype.short, n=n, m=view.format(n=n))) for n in (197, 577)
     ]
+
+
+def window_graphs(dtype: DType) -> list[Graph]:
+    return [parse_graph(window_text(dtype.short, *sizes)) for sizes in WINDOWS]
+
+
+def window_text(t: str, nq: int, nk: int, d: int, dv: int, heads: int, terms: str) -> str:
+    """One attention over dense heads; a shifted one over windows of 4 kinds."""
+    batch = "4B" if "regions" in terms else "B"
+    types = {
+        "bias": f"{t}[{heads},{nq},{nk}]",
+        "regions": f"i32[4,{nq}]",
+        "factors": f"f32[{heads}]",
+    }
+    given = [name for name in types if name in terms]
+    weights = "".join(f"  weight %{name}: {types[name]}\n" for name in given)
+    operands = ", ".join(f"%{name}" for name in ("q", "k", "v", *given))
+    attributes = [f"{name}=true" for name in given] + ["cosine=1e-6"] * ("cosine" in terms)
+    return (
+        f"graph window(%q: {t}[{batch},{heads},{nq},{d}], %k: {t}[{batch},{heads},{nk},{d}], "
+        f"%v: {t}[{batch},{heads},{nk},{dv}]) {{\n{weights}"
+        f"  %a = attention({operands}) {{{', '.join(attributes)}}}\n  return %a\n}}\n"
+    )
 
 
 def kernels(graphs: Iterable[Graph], arch: str) -> list[str]:
@@ -183,6 +225,17 @@ GROUPS += [
         ("sm_90", TF32, "HMMA.1688.F32"),
         ("sm_75", HALF, "HMMA.1688.F32"),
         ("sm_86", HALF, "HMMA.16816.F32"),
+    )
+]
+GROUPS += [
+    Group(f"windows-{t.short}", arch, lambda a=arch, t=t: kernels(window_graphs(t), a), shape)
+    for arch, t, shape in (
+        ("sm_75", HALF, "HMMA.1688.F32"),
+        ("sm_75", SINGLE, "FFMA"),
+        ("sm_80", HALF, "HMMA.16816.F32"),
+        ("sm_80", SINGLE, "HMMA.1688.F32"),
+        ("sm_80", TF32, "HMMA.1688.F32"),
+        ("sm_90", BRAIN, "HMMA.16816.F32.BF16"),
     )
 ]
 

@@ -11,7 +11,7 @@ ONE_PASS_KEYS = 208  # scores of a row that fit the registers of its lanes, thre
 ONLINE_KEYS = (64, 48, 32, 16)  # a block of the online form, best first
 NARROW_KEYS = 96  # the same where values are narrow and this divides the keys
 THREE_PRODUCTS_KEYS = 32  # the same for Tf32x3, whose products take registers of their own
-REGISTERS = 65536  # of a multiprocessor
+QUARTER_REGISTERS = 16384  # of a quarter of a multiprocessor
 BLOCK_WARPS = 4  # of a block, which several short sequences share
 
 
@@ -107,7 +107,9 @@ def _resident(tile: AttentionTile) -> int:
     online = tile.keys > tile.block_keys
     rest = (60 + (8 if tile.extra else 0)) if online else 32
     registers = tile.block_keys // 2 + -(-tile.value // 16) * 8 + rest
-    return max(1, REGISTERS // (32 * tile.warps * tile.groups * registers))
+    # Each quarter of a multiprocessor runs every fourth warp; a warp gets multiples of 8.
+    warps = QUARTER_REGISTERS // (32 * (-(-registers // 8) * 8)) * 4
+    return max(1, warps // (tile.warps * tile.groups))
 
 
 def _groupings(queries: int) -> Iterator[tuple[int, int]]:
