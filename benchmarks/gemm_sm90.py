@@ -237,14 +237,13 @@ def run(folder: Path, output: Path, only: str, jobs: int) -> None:
         buffers = Buffers(product, m)
         calls = {
             e["tile"]: [
-                launcher(libraries[e["source"]], buffers, i)
-                for i in range(buffers.weights)
+                launcher(libraries[e["source"]], buffers, i) for i in range(buffers.weights)
             ]
             for e in mine
             if e["source"] in libraries
         }
 
-        def linear(i: int, b: Buffers = buffers) -> Callable[[], None]:
+        def linear(i: int, b: Buffers = buffers) -> Callable[[], Any]:
             return lambda: F.linear(b.x[i % 2], b.w[i % b.weights], b.b)
 
         calls["cublas"] = [linear(i) for i in range(buffers.weights)]

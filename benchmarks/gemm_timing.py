@@ -161,7 +161,7 @@ def check(library: Any, buffers: Buffers, exact: bool = False) -> str:
     return ""
 
 
-def capture(calls: list[Callable[[], None]], milliseconds: float) -> tuple[Any, int]:
+def capture(calls: list[Callable[[], Any]], milliseconds: float) -> tuple[Any, int]:
     """A CUDA graph that makes the calls in turn for about so long; (graph, number of calls)."""
     import torch
 
