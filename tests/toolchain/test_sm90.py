@@ -70,7 +70,7 @@ def find_cuobjdump() -> str | None:
     [
         (RESIDUAL, "f16", "pp128x192c2", 16),  # 2 of 64 rows, 4 of 16 columns, first step apart
         (RESIDUAL, "bf16", "pp128x192c1n", 16),
-        (FULL, "bf16", "pp128x128c2", 16),
+        (FULL, "bf16", "co192x128c1", 8),
         (FULL, "f16", "co192x192c1", 8),
         (FULL, "f16", "split2_64x64s12", 8),
         (PLAIN, "bf16", "pp192x128c1", 24),

@@ -76,8 +76,10 @@ class LargeTile:
         operands = any(step in _WITH_OPERAND for step in kinds[1:])
         if not operands and not self.fetch:
             return False  # the same kernel as that with fetch
+        if operands and "row_rstd" in problem.steps:
+            return self.consumers == 3  # else those who fetch both have but 24 registers
         if self.rows * self.columns == 128 * 192 and operands and problem.stats:
-            return "row_rstd" not in problem.steps  # nor for scales beside both
+            return True
         if self.rows == 192 and self.columns == 96:
             return not (operands and problem.stats and problem.dtype is DType.BFLOAT16)
         return not (self.rows == 192 and (operands or problem.stats))

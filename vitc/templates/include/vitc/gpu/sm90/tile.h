@@ -148,11 +148,12 @@ constexpr bool kHasRowOperand<Epilogue, std::enable_if_t<Epilogue::kRowOperand>>
 
 // That operand for a thread's rows of a column group. It is loaded while the group before is in the
 // epilogue, whose stores could otherwise not be passed: an output may lie where it was read. Beside
-// 192 sums there are no registers for it.
+// 192 sums or row scales there are no registers for it.
 template <class Sums, class T, class Epilogue>
 struct RowOperands {
   static constexpr int kLines = Sums::kBlocks * 2;
-  static constexpr bool kAhead = kHasRowOperand<Epilogue> && sizeof(Sums) / sizeof(float) < 192;
+  static constexpr bool kAhead =
+      kHasRowOperand<Epilogue> && !Epilogue::kRowScale && sizeof(Sums) / sizeof(float) < 192;
   alignas(16) T v[kAhead ? kLines : 1][kVector];
 
   template <int kN>
