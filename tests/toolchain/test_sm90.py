@@ -14,6 +14,7 @@ from vitc.codegen.render import KERNEL
 from vitc.codegen.select import select
 from vitc.codegen.sources import INCLUDE
 from vitc.codegen.targets import find_target
+from vitc.codegen.targets.gpu.sm90_attention import Sm90Attention
 from vitc.codegen.targets.gpu.sm90_gemm import Sm90Gemm, problem
 from vitc.codegen.targets.gpu.sm90_tiles import TILES
 from vitc.codegen.toolchain import Toolchain
@@ -65,6 +66,22 @@ def find_cuobjdump() -> str | None:
     return shutil.which("cuobjdump") or (str(bundled) if bundled.exists() else None)
 
 
+def machine_code(text: str, toolchain: Toolchain, folder: Path) -> str:
+    """Compiles without spills; the disassembly. Skips where nothing can disassemble."""
+    source, cubin = folder / "kernel.cu", folder / "kernel.cubin"
+    source.write_text(text)
+    nvcc = toolchain.compiler("cuda").command
+    command = [*nvcc, *FLAGS, f"-I{INCLUDE}", str(source), "-o", str(cubin)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:6000]
+    assert re.findall(r"(\d+) bytes spill stores", done.stderr) == ["0"]
+    cuobjdump = find_cuobjdump()
+    if cuobjdump is None:
+        pytest.skip("compiled; no cuobjdump to look at the code: CUDA's toolkit and triton have it")
+    dump = [cuobjdump, "-sass", str(cubin)]
+    return subprocess.run(dump, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize(
     ("text", "dtype", "tile", "products"),
     [
@@ -80,20 +97,38 @@ def find_cuobjdump() -> str | None:
 def test_compiles(
     text: str, dtype: str, tile: str, products: int, cuda_toolchain: Toolchain, tmp_path: Path
 ) -> None:
-    source, cubin = tmp_path / "kernel.cu", tmp_path / "kernel.cubin"
-    source.write_text(rendered(text, dtype, tile))
-    nvcc = cuda_toolchain.compiler("cuda").command
-    command = [*nvcc, *FLAGS, f"-I{INCLUDE}", str(source), "-o", str(cubin)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:6000]
-    assert re.findall(r"(\d+) bytes spill stores", done.stderr) == ["0"]
-    cuobjdump = find_cuobjdump()
-    if cuobjdump is None:
-        pytest.skip("compiled; no cuobjdump to look at the code: CUDA's toolkit and triton have it")
-    dump = [cuobjdump, "-sass", str(cubin)]
-    sass = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
+    sass = machine_code(rendered(text, dtype, tile), cuda_toolchain, tmp_path)
     assert len(re.findall(r"\bHGMMA\.", sass)) == products
     assert "UTMALDG.2D" in sass
     assert ("UTMALDG.2D.MULTICAST" in sass) == tile.endswith("c2")
     assert "LDL" not in sass
     assert re.search(r"STG\.E\.128", sass)
+
+
+ATTENTION = """
+graph g(%q: {t}[B,4,{n},{d}], %k: {t}[B,4,{n},{d}], %v: {t}[B,4,{n},{d}]) {{
+  %y = attention(%q, %k, %v)
+  return %y
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tokens", "depth", "products"),
+    [
+        ("f16", 197, 64, 4 + 13),  # steps of 16 columns of the head, of 16 keys
+        ("bf16", 577, 64, 2 * 4 + 13 + 11),  # full blocks, and the last
+        ("f16", 257, 80, 2 * 5 + 9 + 8),
+    ],
+)
+def test_attention_compiles(
+    dtype: str, tokens: int, depth: int, products: int, cuda_toolchain: Toolchain, tmp_path: Path
+) -> None:
+    graph = parse_graph(ATTENTION.format(t=dtype, n=tokens, d=depth))
+    (call,) = select(graph, find_target("cuda:sm_90a", (64,))).calls
+    assert isinstance(call.kernel, Sm90Attention)
+    text = call.kernel.render(call).body.replace(KERNEL, "kernel")
+    sass = machine_code(text, cuda_toolchain, tmp_path)
+    assert len(re.findall(r"\bHGMMA\.", sass)) == products
+    assert "UTMALDG.4D" in sass
+    assert "LDL" not in sass
