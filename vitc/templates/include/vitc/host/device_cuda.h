@@ -29,6 +29,7 @@ class CudaDevice {
       fail(VITC_UNSUPPORTED_DEVICE, "device %d: this process sees %d NVIDIA GPU%s, numbered from 0",
            index, count, count == 1 ? "" : "s");
     }
+    const CaptureRelaxed relaxed;
     context_ = primary_context(index);
     copies_ = make_stream(context_);
   }

@@ -16,6 +16,7 @@ struct CudaDriver {
   CUresult (*push)(CUcontext) = nullptr;
   CUresult (*pop)(CUcontext*) = nullptr;
   CUresult (*retain)(CUcontext*, CUdevice) = nullptr;
+  CUresult (*exchange)(CUstreamCaptureMode*) = nullptr;
 
   static const CudaDriver& instance() {
     static const CudaDriver driver;
@@ -28,6 +29,7 @@ struct CudaDriver {
     find("cuCtxPushCurrent", push);
     find("cuCtxPopCurrent", pop);
     find("cuDevicePrimaryCtxRetain", retain);
+    find("cuThreadExchangeStreamCaptureMode", exchange);
   }
 
   template <class Function>
@@ -58,8 +60,21 @@ inline CUcontext primary_context(int32_t device) {
   cuda_fail(static_cast<cudaError_t>(result), what);
 }
 
-// While it lives, the device is the calling thread's, and the thread may allocate, free and wait
-// although some stream is being captured: nothing here concerns a capture unless it says so.
+// While it lives, the calling thread may allocate, free and wait although some stream is being
+// captured: nothing here concerns a capture unless it says so. The runtime's own function for it
+// would first load the library's code, which a capture elsewhere does not survive.
+class CaptureRelaxed {
+ public:
+  CaptureRelaxed() { CudaDriver::instance().exchange(&mode_); }
+  ~CaptureRelaxed() { CudaDriver::instance().exchange(&mode_); }
+  CaptureRelaxed(const CaptureRelaxed&) = delete;
+  CaptureRelaxed& operator=(const CaptureRelaxed&) = delete;
+
+ private:
+  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
+};
+
+// While it lives, the device is the calling thread's, with captures relaxed.
 class CudaHere {
  public:
   explicit CudaHere(CUcontext context) noexcept {
@@ -68,10 +83,8 @@ class CudaHere {
     if (driver.get(&current) != CUDA_SUCCESS || current != context) {
       pushed_ = driver.push(context) == CUDA_SUCCESS;
     }
-    cudaThreadExchangeStreamCaptureMode(&mode_);
   }
   ~CudaHere() {
-    cudaThreadExchangeStreamCaptureMode(&mode_);
     CUcontext popped;
     if (pushed_) CudaDriver::instance().pop(&popped);
   }
@@ -79,8 +92,8 @@ class CudaHere {
   CudaHere& operator=(const CudaHere&) = delete;
 
  private:
+  const CaptureRelaxed relaxed_;
   bool pushed_ = false;
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
 // A stream, event or graph with its owner.
