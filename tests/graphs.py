@@ -21,9 +21,9 @@ from vitc.passes.pipeline import run_passes
 from vitc.runtime import Module, load
 
 
-def assign(text: str, dtype: DType) -> Graph:
-    """The graph with inputs, activations, matrices and outputs of `dtype`."""
-    boundary = DType.FLOAT32 if dtype is DType.TF32 else dtype
+def assign(text: str, dtype: DType, boundary: DType | None = None) -> Graph:
+    """The graph with activations and matrices of `dtype`; inputs and outputs too, or `boundary`."""
+    boundary = boundary or (DType.FLOAT32 if dtype is DType.TF32 else dtype)
     options = PassOptions(dtype=dtype, input_dtype=boundary, output_dtype=boundary)
     return run_passes(parse_graph(text), ["assign_dtypes"], options)
 

@@ -98,7 +98,8 @@ def compile(
         disable: names of passes or rules to leave out.
         dump_dir: a folder for the graph after each pass, the sources and the memory plan.
         threads: CPU threads of each context; None means all that this process may use.
-        input_dtype, output_dtype: at the boundary; None is float32 on a CPU, dtype on a GPU.
+        input_dtype, output_dtype: at the boundary, float32 or dtype; None is float32 on a CPU,
+            dtype on a GPU.
         name: of the graph; None takes the model's.
         tune: first measure, on the GPU that is compiled for, what its kernels can choose among, as
             `vitc tune` does. What was measured once is remembered.

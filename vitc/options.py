@@ -57,7 +57,7 @@ def checked_options(
     device = find_target(target or default_target())
     compute = _dtype("dtype", dtype, device.dtypes[0], device.dtypes)
     boundary = device.io_dtype(compute)
-    allowed = tuple(dict.fromkeys((boundary, compute)))
+    allowed = tuple(dict.fromkeys((boundary, compute, DType.FLOAT32)))
     return CompileOptions(
         tuple(sorted(set(batches))),
         device.name,

@@ -45,6 +45,15 @@ def test_other_arithmetic(case: str, target: str, dtype: DType, tmp_path: Path) 
     assert max(found.values()) < BOUND[dtype], found
 
 
+# What can stand at the boundary of a model: no attention reads images.
+@pytest.mark.parametrize("case", ["steps", "grid", "rows", "stem"])
+def test_float32_at_the_boundary(case: str, tmp_path: Path) -> None:
+    """Images and results that numpy knows, around bfloat16."""
+    graph = assign(CASES[case], DType.BFLOAT16, DType.FLOAT32)
+    found = errors(graph, tmp_path, target="cuda:sm_80:emulated")
+    assert max(found.values()) < BOUND[DType.BFLOAT16], found
+
+
 def test_hopper(tmp_path: Path) -> None:
     graph = assign(CASES["steps"], DType.FLOAT16)
     found = errors(graph, tmp_path, target="cuda:sm_90a:emulated")

@@ -158,7 +158,7 @@ class GpuGemm(GpuKernel):
             m=row_total(result),
             n=n,
             k=k,
-            source=row_source(call.inputs[0], site.inputs[0].shape),
+            source=row_source(call.inputs[0], site.inputs[0].shape, loaded=site.inputs[1].dtype),
             epilogue=render_epilogue(op, call.inputs, call.outputs, result),
             configs=configs,
         )

@@ -8,18 +8,18 @@ from vitc.codegen.access import row_access, row_count, run_access
 from vitc.codegen.kernel import Operand
 from vitc.codegen.targets.gpu.epilogue import C_TYPES, multiples
 from vitc.ir.expr import Expr, Guard, variables
-from vitc.ir.types import Shape, per_image
+from vitc.ir.types import DType, Shape, per_image
 
 
 @dataclass(frozen=True)
 class RowSource:
     """Parameters of the source functor in templates/gpu/source.jinja.
 
-    type: of the stored elements. start: base pointer. vector: whether 16-byte chunks lie whole and
-    aligned. row: offset of a row, in m. column: what element k adds to it, in k; where the two
-    cannot be told apart, `row` is "" and `column` is the whole offset in m and k. guard: condition
-    on m outside of which the row is zero. inner: condition on m and k outside of which an element
-    is.
+    type: of the stored elements. start: base pointer. vector: whether chunks (16 bytes as stored or
+    as loaded, whichever has more elements) lie whole and aligned. row: offset of a row, in m.
+    column: what element k adds to it, in k; where the two cannot be told apart, `row` is "" and
+    `column` is the whole offset in m and k. guard: condition on m outside of which the row is zero.
+    inner: condition on m and k outside of which an element is.
     """
 
     type: str
@@ -31,10 +31,14 @@ class RowSource:
     inner: str = ""
 
 
-def row_source(operand: Operand, shape: Shape, index: int = 0) -> RowSource:
-    """The source that reads rows of `shape` [..., K] out of the stored operand."""
-    type_ = C_TYPES[operand.type.dtype]
-    chunk = 16 // operand.type.dtype.itemsize
+def row_source(
+    operand: Operand, shape: Shape, index: int = 0, loaded: DType | None = None
+) -> RowSource:
+    """The source that reads rows of `shape` [..., K] out of the stored operand; loaded: the type
+    of 16-byte chunks in shared memory, where that is another than the stored one.
+    """
+    type_, stored = C_TYPES[operand.type.dtype], operand.type.dtype
+    chunk = 16 // min(stored.itemsize, (loaded or stored).itemsize)
     start = f"arg<const {type_}>(call, {index})"
     access = row_access(operand, shape)
     if access is not None and access.column == 1:
