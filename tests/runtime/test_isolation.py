@@ -1,4 +1,4 @@
-"""Running a library needs numpy alone."""
+"""Running a library needs numpy alone: no torch, no compiler."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import sys
 import textwrap
 from pathlib import Path
 
-from runtime import toy
+import pytest
+from runtime import gpu_toy, toy
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_load_without_torch_and_timm(library: Path, tmp_path: Path) -> None:
-    """Every package but numpy and the standard library is out of reach."""
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_load_without_torch_and_compilers(
+    library: Path, device: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Every package but numpy and the standard library is out of reach, and every program."""
+    if device == "emulated":
+        library = gpu_toy.Builder(tmp_path_factory.getbasetemp(), "emulated")()
     x = toy.images()
     (tmp_path / "x.f32").write_bytes(x.tobytes())
     program = f"""
@@ -41,5 +47,6 @@ def test_load_without_torch_and_timm(library: Path, tmp_path: Path) -> None:
         y.tofile({str(tmp_path / "y.f32")!r})
         assert not {{"torch", "timm", "jinja2"}} & set(sys.modules)
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, check=True)
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    subprocess.run(command, cwd=ROOT, env={"PATH": ""}, check=True)
     assert (tmp_path / "y.f32").read_bytes() == toy.expected(x).tobytes()
