@@ -10,7 +10,7 @@ import importlib
 import os
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from vitc.errors import DeviceError
@@ -75,10 +75,9 @@ class CudaDriver:
 
     def release(self, function: str, handle: Any) -> None:
         """Frees something; not in a fork of the process that made it, and never raises."""
-        if os.getpid() != self._process or not self.succeeds("cuCtxPushCurrent", self._context):
-            return
-        self.succeeds(function, handle)
-        self.succeeds("cuCtxPopCurrent")
+        if os.getpid() == self._process:
+            with suppress(DeviceError), self.current():
+                self(function, handle)
 
     def _describe(self, code: Any) -> str:
         _, text = self._api.cuGetErrorString(code)
