@@ -69,7 +69,7 @@ int main(int, char** argv) {
 
 @pytest.fixture(scope="module")
 def library(cuda_toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gpu_toy.Builder(tmp_path_factory.getbasetemp(), "cuda")("sm_80")
+    return gpu_toy.Builder(tmp_path_factory.getbasetemp(), "cuda")()
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ struct GroupMemory {
 template <class Policy>
 constexpr int kCopiesAtOnce = 4;
 template <>
-constexpr int kCopiesAtOnce<Tf32x3> = 1;
+inline constexpr int kCopiesAtOnce<Tf32x3> = 1;
 
 // Rows [first, first + kRows) of a head, kWidth elements each, to a tile, by one group, of which
 // the caller is thread `mine`. Rows from kLimit on and the padding of rows are zeros.
