@@ -122,9 +122,9 @@ def test_damaged_weights_header_without_verify(library: Path) -> None:
 @pytest.mark.usefixtures("no_dlopen")
 def test_footer_of_another_version(library: Path) -> None:
     data = bytearray(library.read_bytes())
-    data[len(data) - 64 + 28] = 2
+    data[len(data) - 64 + 28] = 1
     library.write_bytes(data)
-    with pytest.raises(LoadError, match="footer version 2; this vitc reads version 1"):
+    with pytest.raises(LoadError, match="footer version 1; this vitc reads version 2"):
         load(library)
 
 

@@ -77,6 +77,13 @@ def test_example_by_bare_name_and_with_weights(classify: Path, elf: Path, tmp_pa
     toy.make_library(elf, tmp_path / "toy.so", "external")
     assert run(classify, "toy.so", cwd=tmp_path).returncode == 0
     (tmp_path / "toy.safetensors").rename(tmp_path / "moved")
+    toy.make_library(elf, tmp_path / "other.so", "external", w=5.0)
+    (tmp_path / "other.safetensors").rename(tmp_path / "toy.safetensors")
+    foreign = run(classify, "toy.so", cwd=tmp_path)
+    assert foreign.returncode == 1
+    assert "their checksum is not that of './toy.so'" in foreign.stderr
+    assert run(classify, "toy.so", "--weights", "toy.safetensors", cwd=tmp_path).returncode == 0
+    (tmp_path / "toy.safetensors").unlink()
     absent = run(classify, "toy.so", cwd=tmp_path)
     assert absent.returncode == 1
     assert "cannot open './toy.safetensors'" in absent.stderr

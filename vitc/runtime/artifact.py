@@ -31,7 +31,7 @@ class Footer:
     Attributes:
         payload_offset: where the payload starts, a multiple of PAGE.
         payload_bytes: its size; 0 with external weights.
-        payload_crc: zlib's crc32 of the payload, or of the file beside the library.
+        payload_crc: the crc32 that the payload, or the file beside the library, ends with.
         code_digest: first 16 bytes of the SHA-256 of the ELF part.
         code_bytes: size of the ELF part.
     """
@@ -43,7 +43,7 @@ class Footer:
     code_bytes: int
 
     MAGIC = b"VITCWTS1"
-    VERSION = 1
+    VERSION = 2
     BYTES = 64
     _FORMAT = struct.Struct("<8sQQII16sQ8x")
 
@@ -125,7 +125,7 @@ def write_library(
     with atomic_file(output, executable=True) as file, ExitStack() as both:
         file.write(code + bytes(offset - len(code)))
         # Both files are complete before either takes its place. A crash between the two leaves
-        # weights whose checksum the old library's footer does not have.
+        # weights that end with another checksum than the old library's footer: none loads them.
         beside = external_weights(output)
         target = file if mode == "embedded" else both.enter_context(atomic_file(beside))
         crc = write_payload(target, weights)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 from vitc.errors import LoadError
 from vitc.runtime.artifact import Footer, external_weights, read_footer
 from vitc.runtime.library import PortInfo
+from vitc.runtime.payload import CRC_BYTES
 
 MANIFEST_FORMAT = 1
 _REQUIRED = (
@@ -94,7 +95,8 @@ def _check_machine(path: Path, file: BinaryIO) -> None:
 
 def _check_weights(path: Path, file: BinaryIO, footer: Footer, verify: bool) -> None:
     if footer.mode == "embedded":
-        if verify and _crc(file, footer.payload_offset, footer.payload_bytes) != footer.payload_crc:
+        place = footer.payload_offset, footer.payload_bytes
+        if verify and not _intact(file, *place, footer.payload_crc):
             raise LoadError(f"the weights in '{path}' are damaged", hint="copy or compile it again")
         return
     beside = external_weights(path)
@@ -105,20 +107,22 @@ def _check_weights(path: Path, file: BinaryIO, footer: Footer, verify: bool) -> 
         )
     if verify:
         with beside.open("rb") as other:
-            if _crc(other, 0, beside.stat().st_size) != footer.payload_crc:
+            if not _intact(other, 0, beside.stat().st_size, footer.payload_crc):
                 raise LoadError(
                     f"the weights in '{beside}' are damaged or belong to another library",
                     hint="copy the two files together; pass weights= to use others on purpose",
                 )
 
 
-def _crc(file: BinaryIO, offset: int, size: int) -> int:
+def _intact(file: BinaryIO, offset: int, size: int, expected: int) -> bool:
+    """Whether the payload's bytes have this crc32, and end with it."""
     file.seek(offset)
+    size -= CRC_BYTES
     crc = 0
     while size > 0 and (chunk := file.read(min(size, _CHUNK))):
         crc = zlib.crc32(chunk, crc)
         size -= len(chunk)
-    return crc
+    return crc == expected and file.read(CRC_BYTES) == expected.to_bytes(CRC_BYTES, "little")
 
 
 def parse_manifest(

@@ -206,10 +206,7 @@ class Module:
     def _handle(self) -> int:
         """The model on its device; the caller holds the lock. Raises DeviceError."""
         if self._model is None:
-            source = self._override
-            if source is None and self._footer.mode == "external":
-                source = external_weights(self.path)
-            self._model = self._library.model_create(self.place.index, source)
+            self._model = self._library.model_create(self.place.index, self._override)
             self._finalizer = weakref.finalize(
                 self, destroy_in_process, os.getpid(), self._library.model_destroy, self._model
             )

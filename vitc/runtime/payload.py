@@ -3,7 +3,9 @@
 The same bytes are the payload inside a library and the `.safetensors` file beside one
 (https://github.com/huggingface/safetensors#format): u64 length of the header, the header (JSON),
 then the data. Every weight starts at a multiple of ALIGNMENT bytes of the file. The format forbids
-holes, so that gaps are filled by small uint8 tensors whose names start with PADDING.
+holes, so that gaps are filled by small uint8 tensors whose names start with PADDING. The last of
+them holds the crc32 of all before it, little endian: whoever has that number knows the file as his
+without reading it through.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from vitc.runtime.dtypes import BY_SAFETENSORS, DTYPES
 ALIGNMENT = 64
 PADDING = "__padding_"
 _LENGTH_BYTES = 8
+CRC_BYTES = 4
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -109,6 +112,7 @@ def plan_payload(specs: Mapping[str, WeightSpec]) -> PayloadLayout:
             put(f"{PADDING}{len(entries)}", "U8", [gap], gap)
         offsets[name] = end
         put(name, DTYPES[spec.dtype].safetensors, spec.shape, spec.bytes)
+    put(f"{PADDING}crc32", "U8", [CRC_BYTES], CRC_BYTES)
 
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + _LENGTH_BYTES) % ALIGNMENT)
@@ -117,7 +121,7 @@ def plan_payload(specs: Mapping[str, WeightSpec]) -> PayloadLayout:
 
 
 def write_payload(file: BinaryIO, weights: Mapping[str, WeightArray]) -> int:
-    """Writes weights in the order of the mapping, one at a time; returns the crc32 of the payload.
+    """Writes weights in the order of the mapping, one at a time; returns the crc32 at the end.
 
     Raises:
         OSError: as the file does.
@@ -135,6 +139,7 @@ def write_payload(file: BinaryIO, weights: Mapping[str, WeightArray]) -> int:
             file.write(part)
             crc = zlib.crc32(part, crc)
         position = layout.offsets[name] + array.nbytes
+    file.write(crc.to_bytes(CRC_BYTES, "little"))
     return crc
 
 

@@ -66,9 +66,10 @@ const Step kSteps[] = {
 };
 
 const char kPayloadHeader[] =
-    "\270\000\000\000\000\000\000\000{\"w\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,"
+    "\370\000\000\000\000\000\000\000{\"w\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,"
     "12]},\"__padding_1\":{\"dtype\":\"U8\",\"shape\":[52],\"data_offsets\":[12,64]},\"b\":{\"dty"
-    "pe\":\"F32\",\"shape\":[3],\"data_offsets\":[64,76]}}         ";
+    "pe\":\"F32\",\"shape\":[3],\"data_offsets\":[64,76]},\"__padding_crc32\":{\"dtype\":\"U8\","
+    "\"shape\":[4],\"data_offsets\":[76,80]}}     ";
 
 const char kManifest[] =
     "{\"format\": 1}";
@@ -80,8 +81,8 @@ const Table kTable = {
     {kOutputs, 2},
     {kWeights, 2},
     kPayloadHeader,
-    192,
-    76,
+    256,
+    80,
     1680,
     {kSteps, 3},
 };

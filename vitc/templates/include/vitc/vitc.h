@@ -84,9 +84,9 @@ VITC_API vitc_status vitc_output_info(int32_t index, const char** name, vitc_ten
 
 /* Finds the weights and checks that this machine can run the code. device: index of the GPU; 0 on a
  * CPU. weights_path: a .safetensors file with this library's constants; NULL means those embedded
- * in the library, or else `<stem>.safetensors` beside it. The weights are mapped read-only: two
- * models of one file share memory. The environment variable VITC_ISA=avx2|avx512 picks the CPU code
- * by hand. */
+ * in the library, or else `<stem>.safetensors` beside it, which must end with the checksum that the
+ * library knows. The weights are mapped read-only: two models of one file share memory. The
+ * environment variable VITC_ISA=avx2|avx512 picks the CPU code by hand. */
 VITC_API vitc_status vitc_model_create(int32_t device, const char* weights_path,
                                        vitc_model** model);
 

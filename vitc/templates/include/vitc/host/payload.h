@@ -23,7 +23,7 @@ struct Footer {  // the library's last 64 bytes
   char magic[8];
   uint64_t payload_offset;
   uint64_t payload_bytes;  // 0: the weights are beside the library
-  uint32_t payload_crc32;
+  uint32_t payload_crc32;  // of all but the payload's last 4 bytes, which are this number
   uint32_t version;
   uint8_t code_digest[16];
   uint64_t code_bytes;
@@ -129,13 +129,23 @@ inline Bytes map_weights(const Table& table, const char* weights_path) {
   const uint64_t size = library.size();
   Footer footer{};
   if (size >= sizeof footer) library.read(&footer, size - sizeof footer, sizeof footer);
-  if (std::memcmp(footer.magic, "VITCWTS1", sizeof footer.magic) != 0 || footer.version != 1) {
+  if (std::memcmp(footer.magic, "VITCWTS1", sizeof footer.magic) != 0 || footer.version != 2) {
     fail(VITC_BAD_WEIGHTS, "'%s' does not end with a footer of vitc: truncated or stripped",
          library.path());
   }
   if (footer.payload_bytes == 0) {
     const File file(beside(library.path()));
-    return map_payload(table, file, 0, file.size());
+    const Bytes weights = map_payload(table, file, 0, file.size());
+    uint32_t crc32 = 0;
+    file.read(&crc32, file.size() - sizeof crc32, sizeof crc32);
+    if (crc32 != footer.payload_crc32) {
+      fail(
+          VITC_BAD_WEIGHTS,
+          "the weights in '%s' belong to another library of this model: their checksum is not that "
+          "of '%s'; copy the two files together, or pass weights_path to use others on purpose",
+          file.path(), library.path());
+    }
+    return weights;
   }
   if (footer.payload_offset > size || footer.payload_bytes > size - footer.payload_offset) {
     fail(VITC_BAD_WEIGHTS, "the weights in '%s' are truncated", library.path());
