@@ -206,8 +206,6 @@ def test_a_failing_compiler_is_quoted(
 
 
 INTERRUPTED = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 import signal, sys, tempfile
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where jobs run in the background
@@ -225,24 +223,22 @@ except KeyboardInterrupt:
 def test_an_interrupt_stops_the_compilers_and_leaves_nothing(
     tmp_path: Path, temporary: Path
 ) -> None:
-    chosen = compiler(tmp_path, f"echo $$ >> {tmp_path}/pids; echo x > half.o; sleep 60")
+    chosen = compiler(tmp_path, f"echo $$ >> {tmp_path}/pids; echo x > half.o; sleep 600")
     child = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(Path(__file__).parent), str(tmp_path)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "CXX": str(chosen), "VITC_CACHE": str(tmp_path / "cache")},
     )
-    pids, deadline = tmp_path / "pids", time.monotonic() + 120
+    pids, deadline = tmp_path / "pids", time.monotonic() + 300
     while not pids.exists():
         assert child.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.3)  # the weights of so small a model are folded by then: it waits for compilers
-    start = time.monotonic()
     child.send_signal(signal.SIGINT)
-    out, _ = child.communicate(timeout=50)
+    out, _ = child.communicate(timeout=120)  # what waits for the compilers takes 600 s
     assert out == "interrupted\n"
-    assert time.monotonic() - start < 30
     assert not [pid for pid in pids.read_text().split() if running(int(pid))]
     assert not (tmp_path / "a.so").exists()
     assert list(temporary.glob("vitc-*")) == []

@@ -226,7 +226,7 @@ def test_a_failing_link_is_an_error_too(toolchain, cache, tmp_path):
 
 
 def test_the_first_failure_stops_the_others(cache, tmp_path):
-    tools = fake(tmp_path, 'case "$*" in *bad*) sleep 0.2; exit 3;; *) sleep 60;; esac')
+    tools = fake(tmp_path, 'case "$*" in *bad*) sleep 0.2; exit 3;; *) sleep 600;; esac')
     start = time.perf_counter()
     with pytest.raises(CompileError, match=r"bad \(exit 3\)"):
         compile_objects(
@@ -235,7 +235,7 @@ def test_the_first_failure_stops_the_others(cache, tmp_path):
             jobs=2,
             cache=cache,
         )
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < 300
     assert leftovers(cache) == []
     assert all_dead(tmp_path / "pids")
 
@@ -301,7 +301,7 @@ def test_a_disk_that_really_is_full(toolchain, small_disk, tmp_path):
 # --- interrupts -----------------------------------------------------------------------------------
 
 
-def all_dead(pids: Path, seconds: float = 10) -> bool:
+def all_dead(pids: Path, seconds: float = 60) -> bool:
     """Whether every process listed in `pids` ends within some time."""
     deadline = time.perf_counter() + seconds
     for pid in (int(line) for line in pids.read_text().split()):
@@ -329,7 +329,7 @@ import test_build
 from vitc.codegen.build import Source, build_library
 from vitc.codegen.cache import BuildCache
 folder = Path(sys.argv[2])
-body = f"echo x > half.o; sleep 60 & echo $! >> {folder}/pids; wait"
+body = f"echo x > half.o; sleep 600 & echo $! >> {folder}/pids; wait"
 tools = test_build.fake(folder, body)
 try:
     build_library([Source(f"k{i}", str(i)) for i in range(4)], toolchain=tools, jobs=2,
@@ -347,12 +347,12 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, sent, toolchain):
         text=True,
     )
     pids = tmp_path / "pids"
-    deadline = time.perf_counter() + 60
+    deadline = time.perf_counter() + 300
     while not pids.exists() or len(pids.read_text().split()) < 4:  # two compilers, a child each
         assert time.perf_counter() < deadline
         time.sleep(0.02)
     child.send_signal(sent)
-    out, _ = child.communicate(timeout=60)
+    out, _ = child.communicate(timeout=120)
     cache = BuildCache(tmp_path / "cache")
     if sent == signal.SIGINT:
         assert out == "interrupted\n"
@@ -373,7 +373,7 @@ def test_another_thread_stops_a_build(cache, tmp_path):
 
     def work() -> None:
         parts = [Source("a", "1"), Source("b", "2")]
-        tools = fake(tmp_path, "sleep 60")
+        tools = fake(tmp_path, "sleep 600")
         try:
             build_library(
                 parts,
@@ -391,7 +391,7 @@ def test_another_thread_stops_a_build(cache, tmp_path):
     while not (tmp_path / "pids").exists():
         time.sleep(0.01)
     runner.stop()
-    thread.join(20)
+    thread.join(300)
     assert len(caught) == 1
     assert all_dead(tmp_path / "pids")
     assert leftovers(cache) == []
