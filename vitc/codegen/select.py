@@ -36,9 +36,11 @@ class Selection:
             for (value, kinds), indices in loads.items():
                 operands = f"operand{'s' * (len(indices) > 1)} {', '.join(indices)}"
                 lines.append(f"{where} loads {operands} (%{value}) through {kinds}")
-            for operand in call.outputs:
-                if not operand.is_dense:
-                    lines.append(f"{where} stores %{operand.value} through {_kinds(operand)}")
+            lines.extend(
+                f"{where} stores %{operand.value} through {_kinds(operand)}"
+                for operand in call.outputs
+                if not operand.is_dense
+            )
         return lines
 
 

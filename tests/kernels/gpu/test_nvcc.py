@@ -87,8 +87,9 @@ def vit() -> Graph:
     return import_model(timm.models.VisionTransformer(**sizes).eval(), max_batch=8).graph
 
 
-def vit_graphs(dtype: DType) -> list[Graph]:
-    options = PassOptions(dtype=dtype, input_dtype=dtype, output_dtype=dtype)
+def vit_graphs(dtype: DType, boundary: DType | None = None) -> list[Graph]:
+    boundary = boundary or dtype
+    options = PassOptions(dtype=dtype, input_dtype=boundary, output_dtype=boundary)
     return [run_pipeline(vit(), options)]
 
 
@@ -211,6 +212,9 @@ GROUPS += [
 ]
 GROUPS += [
     Group("vit", "sm_80", lambda: kernels(vit_graphs(HALF), "sm_80"), "HMMA.16816.F32"),
+    Group(
+        "vit-numpy", "sm_80", lambda: kernels(vit_graphs(HALF, SINGLE), "sm_80"), "HMMA.16816.F32"
+    ),
     Group("vit", "sm_75", lambda: kernels(vit_graphs(HALF), "sm_75"), "HMMA.1688.F32"),
     Group("vit", "sm_90", lambda: kernels(vit_graphs(HALF), "sm_90"), "HMMA.16816.F32"),
     Group("vit", "sm_120", lambda: kernels(vit_graphs(DType.BFLOAT16), "sm_120"), "HMMA.16816"),
