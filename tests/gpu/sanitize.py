@@ -47,6 +47,7 @@ class Case:
 
 
 _HYBRID = {"img_size": 64, "depth": 1}  # convolutions, group norms, a pool
+_SWIN = {"depths": (2, 2, 2, 2)}  # windows, shifted and not, and merges
 CASES = (
     Case("vit", "vit_tiny_patch16_224", "cuda:sm_80", batches=(1, 5, 64)),
     Case("vit-tf32", "vit_tiny_patch16_224", "cuda:sm_80", "tf32"),
@@ -56,6 +57,9 @@ CASES = (
     Case("vit", "vit_tiny_patch16_224", "cuda:sm_90a", batches=(1, 5, 64)),
     Case("vit-base", "vit_base_patch16_224", "cuda:sm_90a", batches=(1, 16), options={"depth": 2}),
     Case("hybrid", "vit_tiny_r_s16_p8_224", "cuda:sm_90a", options=_HYBRID),
+    Case("swin", "swin_tiny_patch4_window7_224", "cuda:sm_80", options=_SWIN),
+    Case("swin", "swin_tiny_patch4_window7_224", "cuda:sm_90a", options=_SWIN),
+    Case("levit", "levit_128s", "cuda:sm_90a", options={}),
 )
 
 
