@@ -206,7 +206,7 @@ def cost(tile: Tile, problem: Problem, multiprocessors: int) -> float:
         shared = min(together, ceil(blocks / multiprocessors))
         exchange = 2217 * tile.split if tile.split > 1 else 0
         products = ceil(steps / tile.split) * step * shared
-        return waves * (products + 1135 + epilogue / tile.groups + exchange)
+        return waves * (products + 1400 + epilogue / tile.groups + exchange)
     turns = ceil(ceil(tiles_m / cluster) * tiles_n / (multiprocessors // cluster))
     main = steps * (step + 19.5)
     start = 2786 * (1 + 0.546 * (cluster - 1))
