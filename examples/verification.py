@@ -23,6 +23,8 @@ from vitc.verify import VerifyReport, redraw, verify
 MODELS = (
     "vit_tiny_patch16_224",
     "vit_small_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "levit_128s",
     "deit_tiny_distilled_patch16_224",
     "deit3_small_patch16_224",
     "vit_small_patch14_reg4_dinov2",
