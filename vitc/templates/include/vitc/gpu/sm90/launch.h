@@ -19,8 +19,9 @@ namespace vitc::gpu::sm90 {
 template <class... Parameters, class... Args>
 int launch_clusters(const LaunchShape& shape, int cluster, bool /*overlap*/,
                     void (*kernel)(Parameters...), const Args&... args) {
-  return emu::launch(shape.name, shape.grid, Dim3(unsigned(shape.threads)), shape.shared_bytes,
-                     [&] { kernel(args...); }, unsigned(cluster));
+  return emu::launch(
+      shape.name, shape.grid, Dim3(unsigned(shape.threads)), shape.shared_bytes,
+      [&] { kernel(args...); }, unsigned(cluster));
 }
 #else
 template <class... Parameters, class... Args>

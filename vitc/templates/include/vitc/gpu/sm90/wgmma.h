@@ -6,8 +6,8 @@
 // wgmma.m64nNk16).
 //
 // RegisterProduct takes A from registers, four per thread: what it holds at d[8 i] to d[8 i + 7] of
-// an earlier product, rounded and packed in pairs, is its part of columns [16 i, 16 i + 16) of A. Its
-// B lies transposed, as 16 rows of N elements.
+// an earlier product, rounded and packed in pairs, is its part of columns [16 i, 16 i + 16) of A.
+// Its B lies transposed, as 16 rows of N elements.
 //
 // multiply_first() only writes D. It must be an instruction of its own: with a run-time choice
 // between writing and adding, the accumulators count as live from tile to tile, which costs their
