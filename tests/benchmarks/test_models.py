@@ -21,6 +21,8 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType, Mo
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     # Processes that are spawned import them too.
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'benchmarks'}")
+    # Beside tests/models, which whoever ran before may have imported under this name.
+    monkeypatch.delitem(sys.modules, "models", raising=False)
     import models
     import plans
     import results

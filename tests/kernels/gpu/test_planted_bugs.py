@@ -317,8 +317,8 @@ BUGS = [
         "attention: padding stored",
         TERMS,
         "attention.cuh",
-        "if (at[half] >= 0) at[half] += head * Output::kHead;",
-        "at[half] = maximum(at[half], 0) + head * Output::kHead;",
+        "at[half] = stored ? begin + head * Output::kHead : -1;",
+        "at[half] = maximum(begin, 0) + head * Output::kHead;",
     ),
     Bug(
         "attention: labels of another window",
