@@ -1,7 +1,7 @@
 // attention %a loads operands 0, 1, 2 (%x) through roll, roll, reshape, permute, reshape, permute, slice, reshape
 // attention %a stores %y through roll, roll, reshape, permute, reshape, permute
 // %a = attention(%q, %k, %v, %bias, %regions) {scale=0.177, bias=true, regions=true} : f16[4B,2,12,32]
-// Mma<half>, 12, 12, 32, 32, 16, 1, 4, 9, true
+// Mma<half>, 12, 12, 32, 32, 16, 1, 4, 8, true
 #include "vitc/gpu/attention.cuh"
 #include "vitc/gpu/epilogue.cuh"
 #include "vitc/gpu/symbol.h"
@@ -10,7 +10,7 @@
 namespace vitc::gpu {
 namespace {
 
-using Tile = AttentionTile<Mma<half>, 12, 12, 32, 32, 16, 1, 4, 9, true>;
+using Tile = AttentionTile<Mma<half>, 12, 12, 32, 32, 16, 1, 4, 8, true>;
 struct Query {
   using T = const half;
   static constexpr int kHead = 32;

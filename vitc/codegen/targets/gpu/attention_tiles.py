@@ -105,7 +105,8 @@ def _resident(tile: AttentionTile) -> int:
     if tile.itemsize > 2 or not tile.async_copies:
         return 1
     online = tile.keys > tile.block_keys
-    rest = (60 + (8 if tile.extra or tile.groups > 1 else 0)) if online else 32
+    shared = 8 if tile.groups > 1 or (online and tile.extra) else 0
+    rest = (60 if online else 32) + shared
     registers = tile.block_keys // 2 + -(-tile.value // 16) * 8 + rest
     # Each quarter of a multiprocessor runs every fourth warp; a warp gets multiples of 8.
     warps = QUARTER_REGISTERS // (32 * (-(-registers // 8) * 8)) * 4
