@@ -54,6 +54,16 @@ def test_records_are_followed(entry: dict[str, Any], monkeypatch: pytest.MonkeyP
     assert choose_tile(problem(entry), 132).name == min(entry["us"], key=entry["us"].get)
 
 
+@pytest.mark.parametrize(
+    ("steps", "taken"), [(("add",), True), (("add", "add"), False), (("row_rstd", "add"), True)]
+)
+def test_three_consumers_of_192_columns_take_no_residual(
+    steps: tuple[str, ...], taken: bool
+) -> None:
+    wide = next(tile for tile in TILES if tile.name == "co192x192c1")
+    assert wide.takes(Problem(DType.FLOAT16, 6304, 768, 3072, steps, 0)) is taken
+
+
 def test_without_a_record_the_model_chooses() -> None:
     unknown = Problem(DType.FLOAT16, 50432, 1536, 384, ("add",))
     assert fastest(tile_choice(unknown, 132)) == []
