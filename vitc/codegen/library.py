@@ -21,6 +21,7 @@ from vitc.codegen.model_source import (
 from vitc.codegen.render import KERNEL, TEMPLATES, comment
 from vitc.codegen.select import Selection
 from vitc.codegen.sources import Source
+from vitc.errors import UnsupportedModelError, UnsupportedOp
 from vitc.ir.graph import Graph
 from vitc.ir.text import print_graph, print_node
 from vitc.ir.types import Batch, DType, TensorType, shape_at
@@ -57,7 +58,11 @@ def library_source(
     weights_mode: str,
     about: Mapping[str, Any],
 ) -> LibrarySource:
-    """Renders every kernel and the model's tables. `about`: further manifest keys."""
+    """Renders every kernel and the model's tables. `about`: further manifest keys.
+
+    Raises UnsupportedModelError for inputs and outputs that do not begin with the batch.
+    """
+    _check_boundary(selection.graph)
     graph, max_batch = selection.graph, max(batches)
     specs = weight_specs(selection.recipes)
     layout = plan_payload(specs)
@@ -120,6 +125,20 @@ def library_source(
         manifest=json.dumps(manifest),
     )
     return LibrarySource((*sources.values(), target.model_source(render_model(model))), manifest)
+
+
+def _check_boundary(graph: Graph) -> None:
+    """The C ABI counts the rows of what a caller passes in batches."""
+    names = (*(port.name for port in graph.inputs), *graph.outputs)
+    wrong = tuple(
+        UnsupportedOp("return", name, f"it is {type_}; vitc passes [B, ...] alone")
+        for name in names
+        if (type_ := graph.types[name]).batched and type_.shape[0] != Batch()
+    )
+    if wrong:
+        raise UnsupportedModelError(
+            "inputs and outputs must begin with the batch, reshape them:", ops=wrong
+        )
 
 
 def weight_specs(recipes: Graph) -> dict[str, WeightSpec]:

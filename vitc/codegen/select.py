@@ -13,7 +13,6 @@ from vitc.errors import UnsupportedModelError, UnsupportedOp
 from vitc.ir.builder import Builder, Value
 from vitc.ir.graph import Graph, Node
 from vitc.ir.text import print_node
-from vitc.ir.types import Batch
 from vitc.ops import Move, Pointwise
 
 
@@ -74,7 +73,6 @@ class _Selector:
         self.stored_moves: set[str] = set()
 
     def run(self) -> Selection:
-        self._check_boundary()
         missing: list[UnsupportedOp] = []
         lost = set[str]()
         for node in self.graph.nodes:
@@ -106,19 +104,6 @@ class _Selector:
             )
         self._outputs()
         return Selection(self.graph, tuple(self.calls), self._recipes())
-
-    def _check_boundary(self) -> None:
-        """The C ABI counts the rows of what a caller passes in batches."""
-        names = (*(port.name for port in self.graph.inputs), *self.graph.outputs)
-        wrong = tuple(
-            UnsupportedOp("return", name, f"it is {type_}; vitc passes [B, ...] alone")
-            for name in names
-            if (type_ := self.graph.types[name]).batched and type_.shape[0] != Batch()
-        )
-        if wrong:
-            raise UnsupportedModelError(
-                "inputs and outputs must begin with the batch, reshape them:", ops=wrong
-            )
 
     def _site(self, node: Node) -> Site:
         types = self.graph.types

@@ -1,9 +1,11 @@
-"""What selection refuses before any kernel is rendered."""
+"""What the library's C ABI cannot pass is refused before any kernel is rendered."""
 
 from __future__ import annotations
 
 import pytest
 
+from vitc.codegen.library import LibrarySource, library_source
+from vitc.codegen.memory import plan_memory
 from vitc.codegen.select import select
 from vitc.codegen.targets import find_target
 from vitc.errors import UnsupportedModelError
@@ -18,10 +20,17 @@ graph windows(%x: f32[B,8,6]) {{
 }}"""
 
 
+def library(output: str) -> LibrarySource:
+    graph, target = parse_graph(WINDOWS.format(output)), find_target("cpu")
+    selection = select(graph, target)
+    plan = plan_memory(selection.calls, graph.outputs, 1)
+    return library_source(selection, plan, target, batches=[1], weights_mode="embedded", about={})
+
+
 def test_an_output_of_windows_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"begin with the batch(.|\n)*\[4B,2,6\]"):
-        select(parse_graph(WINDOWS.format("%y")), find_target("cpu"))
+        library("%y")
 
 
 def test_an_output_of_images_is_not() -> None:
-    assert select(parse_graph(WINDOWS.format("%z")), find_target("cpu")).calls
+    assert library("%z").manifest["outputs"][0]["shape"] == ["B", 8, 6]
