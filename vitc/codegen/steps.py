@@ -19,7 +19,7 @@ def step_shape(site: Site, index: int) -> Shape:
     assert isinstance(site.op, Fused)
     result = site.results[0].shape
     for step in site.op.steps:
-        if step.operand == index and step.kind == "row_rstd":
+        if step.operand == index and step.scales_rows:
             return (*result[:-1], site.inputs[index].shape[-1])
     return result
 

@@ -21,7 +21,9 @@ class Step:
     """One elementwise step. `operand` indexes the node's inputs; `values` are its constants.
 
     kinds with an operand o: add, sub (x - o), rsub (o - x), mul, div (x / o), rdiv (o / x),
-    maximum, minimum, and row_rstd($stats, n, eps): x / sqrt(sum(stats, -1) / n + eps).
+    maximum, minimum, and two that divide rows by what their statistics say: row_rstd($stats, n,
+    eps), x / sqrt(sum(stats, -1) / n + eps), and layer_rstd($stats, n, eps), where pairs (squares,
+    sum) give the variance: x / sqrt(sum(squares) / n - (sum(sums) / n)^2 + eps).
     kinds with a constant c: scale (x * c), shift (x + c), clamp_min, clamp_max, pow.
     The rest have neither: see `UNARY`.
     """
@@ -37,6 +39,11 @@ class Step:
         has = (self.operand is not None, len(self.values))
         if has != arity:
             raise ValueError(f"step '{self.kind}' takes (operand, constants) {arity}, got {has}")
+
+    @property
+    def scales_rows(self) -> bool:
+        """Whether the operand is the statistics of the rows."""
+        return self.kind in ROW_SCALES
 
     def __str__(self) -> str:
         arguments = [f"${self.operand}"] if self.operand is not None else []
@@ -96,11 +103,12 @@ CONSTANT: dict[str, Callable[[Array, float], Array]] = {
     "clamp_max": np.minimum,
     "pow": lambda x, c: x**c,
 }
+ROW_SCALES = ("row_rstd", "layer_rstd")
 STEP_ARITY: dict[str, tuple[bool, int]] = {
     **dict.fromkeys(UNARY, (False, 0)),
     **dict.fromkeys(BINARY, (True, 0)),
     **dict.fromkeys(CONSTANT, (False, 1)),
-    "row_rstd": (True, 2),
+    **dict.fromkeys(ROW_SCALES, (True, 2)),
 }
 
 
@@ -114,6 +122,10 @@ def apply_step(step: Step, x: Array, operands: Sequence[Array]) -> Array:
     if step.kind == "row_rstd":
         size, eps = step.values
         return x / np.sqrt(operand.sum(-1, keepdims=True) / size + eps)
+    if step.kind == "layer_rstd":
+        size, eps = step.values
+        squares, sums = (operand[..., i::2].sum(-1, keepdims=True) / size for i in (0, 1))
+        return x / np.sqrt(np.maximum(squares - np.square(sums), 0.0) + eps)
     return BINARY[step.kind](x, operand)
 
 
@@ -124,6 +136,7 @@ class Fused(Op):
     stats: 0, or the column width of the second result: fp32 partial sums of squares of the final
     values, [..., ceil(columns / stats)], one per row and slice of `stats` columns.
     dtype: storage type of the first result; None means that of the first operand.
+    sums: each sum of squares is followed by the sum of the same values: [..., 2 ceil(...)].
     """
 
     arity: ClassVar[int] = 1
@@ -131,6 +144,7 @@ class Fused(Op):
     steps: tuple[Step, ...] = ()
     stats: int = 0
     dtype: DType | None = None
+    sums: bool = False
 
     @property
     def main_operands(self) -> int:
@@ -152,7 +166,7 @@ class Fused(Op):
             if step.operand is None:
                 continue
             operand = types[step.operand].shape
-            if step.kind == "row_rstd":
+            if step.scales_rows:
                 require(
                     operand[:-1] == result[:-1],
                     f"statistics {types[step.operand]} for rows of {shape}",
@@ -164,11 +178,16 @@ class Fused(Op):
                 result = widened
         final = TensorType(result, self.dtype or shape.dtype)
         if not self.stats:
+            require(not self.sums, "sums are of the columns that `stats` says")
             return (final,)
         columns = result[-1]
         require(isinstance(columns, int), "statistics need a fixed number of columns")
-        parts = -(-per_image((columns,)) // self.stats)
+        parts = self.statistics_of(per_image((columns,)))
         return final, TensorType((*result[:-1], parts), DType.FLOAT32)
+
+    def statistics_of(self, columns: int) -> int:
+        """How many numbers tell of a row of `columns`."""
+        return -(-columns // self.stats) * (2 if self.sums else 1)
 
     @property
     def grows(self) -> bool:
@@ -182,8 +201,13 @@ class Fused(Op):
             return (result,)
         columns = result.shape[-1]
         padded = np.zeros((*result.shape[:-1], -(-columns // self.stats) * self.stats))
-        padded[..., :columns] = np.square(result)
-        return result, np.sum(np.reshape(padded, (*result.shape[:-1], -1, self.stats)), -1)
+        padded[..., :columns] = result
+        slices = np.reshape(padded, (*result.shape[:-1], -1, self.stats))
+        squares = np.sum(np.square(slices), -1)
+        if not self.sums:
+            return result, squares
+        pairs = np.stack((squares, np.sum(slices, -1)), -1)
+        return result, np.reshape(pairs, (*result.shape[:-1], -1))
 
     def step_flops(self, results: Sequence[TensorType]) -> int:
         """One operation per step and element; the usual convention ignores transcendental cost."""

@@ -51,7 +51,9 @@ class Norm(Fused):
         if not self.recenter:
             return super().finish(result, operands)
         plain = Fused(self.steps, 0, self.dtype).finish(result, operands)[0]
-        return Fused((), self.stats).finish(plain - plain.mean(-1, keepdims=True), ())
+        return Fused((), self.stats, sums=self.sums).finish(
+            plain - plain.mean(-1, keepdims=True), ()
+        )
 
     def flops(self, types: Sequence[TensorType], results: Sequence[TensorType]) -> int:
         return 5 * per_image(types[0].shape) + self.step_flops(results)

@@ -8,6 +8,7 @@ from vitc.ir.builder import Value
 from vitc.ir.graph import Graph, Node
 from vitc.ir.index_map import Reshape, Slice
 from vitc.ops import Concat, Fused, Linear, Move, Norm, Pointwise, Reduce, Step
+from vitc.ops.fused import ROW_SCALES
 from vitc.passes.maps import canonical, is_bijective, keeps_columns
 from vitc.passes.options import PassOptions
 from vitc.passes.permutes import PERMUTE_RULES
@@ -113,7 +114,7 @@ def reshape_first(match: Match, node: Node) -> Replacement:
         return None
     shape, target = match.types[source.output].shape, views[0].shape
     mains, steps = main_operands(match, source, op), bound_steps(match, source, op)
-    if mains[0].shape[:-1] != shape[:-1] or any(step.kind == "row_rstd" for step in steps):
+    if mains[0].shape[:-1] != shape[:-1] or any(step.kind in ROW_SCALES for step in steps):
         return None
     reshaped: list[Bound] = []
     for step in steps:

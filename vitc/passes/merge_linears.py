@@ -11,6 +11,7 @@ from vitc.ir.graph import Graph, Node
 from vitc.ir.index_map import IndexMap, Slice
 from vitc.ir.types import per_image
 from vitc.ops import Attention, Concat, Linear, Move, Pointwise
+from vitc.ops.fused import ROW_SCALES
 from vitc.passes.affine import as_vector
 from vitc.passes.maps import canonical, columns_read, is_bijective
 from vitc.passes.options import PassOptions
@@ -107,7 +108,7 @@ def split_gate(match: Match, node: Node) -> Replacement:
     x, w = main_operands(match, source, op)
     steps = [
         step
-        if step.operand is None or step.kind == "row_rstd"
+        if step.operand is None or step.kind in ROW_SCALES
         else replace(step, operand=part(step.operand, -1))
         for step in bound_steps(match, source, op)
     ]

@@ -79,7 +79,7 @@ def _operand_spans(node: Node, made: Spans, shapes: Sequence[Shape]) -> list[Spa
     spans = [aligned(made, shape) for shape in shapes]
     if isinstance(op, Fused):
         for step in op.steps:
-            if step.kind == "row_rstd" and step.operand is not None:
+            if step.scales_rows and step.operand is not None:
                 spans[step.operand] = rows
     if isinstance(op, Linear):
         spans[:2] = [rows, (made[-1], None)]

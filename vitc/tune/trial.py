@@ -233,7 +233,7 @@ def difference(results: Sequence[Array], expected: Sequence[Array]) -> float:
 def _positive_operands(site: Site) -> set[str]:
     """Names of trial inputs whose square root is taken."""
     steps = site.op.steps if isinstance(site.op, Fused) else ()
-    return {f"x{step.operand}" for step in steps if step.kind == "row_rstd"}
+    return {f"x{step.operand}" for step in steps if step.scales_rows}
 
 
 def _activation(

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "vitc/emu/access.h"
+#include "vitc/emu/proxy.h"
 
 namespace vitc::emu {
 
@@ -17,7 +18,7 @@ inline void async_copy(void* target, const void* source, unsigned bytes, unsigne
   if (source_bytes > bytes) fail(site, "cp.async of %u bytes from %u", bytes, source_bytes);
   std::memset(target, 0xff, bytes);
   Thread* self = machine->current;
-  self->copies.push_back({target, source, bytes, source_bytes, self->copy_group});
+  self->copies.push_back({target, source, bytes, source_bytes, self->copy_group, site});
 }
 
 inline void async_copy_commit() { ++machine->current->copy_group; }
@@ -32,6 +33,7 @@ inline void async_copy_wait(unsigned pending) {
     std::memcpy(copy.target, copy.source, copy.source_bytes);
     std::memset(static_cast<char*>(copy.target) + copy.source_bytes, 0,
                 copy.bytes - copy.source_bytes);
+    note_write(*self, copy.target, copy.bytes, copy.site);
   }
   self->copies.erase(self->copies.begin(), self->copies.begin() + landed);
 }

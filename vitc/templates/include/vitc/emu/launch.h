@@ -42,6 +42,7 @@ inline void fibre_entry() {
 inline void begin_cluster(unsigned index, size_t shared_bytes) {
   Machine& m = *machine;
   m.tensor_copies.clear();
+  m.barrier_inits.clear();
   for (unsigned rank = 0; rank < m.cluster; ++rank) {
     Block& block = *m.blocks[rank];
     const unsigned b = index * m.cluster + rank;

@@ -53,7 +53,9 @@ struct Thread {
   std::vector<PendingProduct> products;
   std::vector<Accumulator> accumulators;
   unsigned product_group = 0, products_pending = 0;
-  bool products_fenced = false;
+  bool products_fenced = false;   // wgmma.fence since the last wait
+  bool registers_fenced = false;  // and since the last commit
+  uint32_t fenced = 0;            // its latest fence.proxy.async, of Machine::fences
   unsigned registers = 0;  // setmaxnreg
   Site registers_site;
 };
@@ -88,6 +90,8 @@ struct Machine {
   void* host_stack_pointer = nullptr;
   FibreStacks stacks;
   std::vector<PendingTensorCopy> tensor_copies;
+  std::vector<BarrierInit> barrier_inits;
+  uint32_t fences = 0;  // fence.proxy.async so far
   std::unique_ptr<char[]> product_memory;
   Schedule schedule;
   Statistics statistics;

@@ -49,6 +49,7 @@ inline void mbarrier_init(uint64_t* barrier, int arrivals, Site site) {
   if (arrivals < 1 || arrivals > int(Phase::kMost))
     fail(site, "mbarrier for %d arrivals", arrivals);
   Phase{unsigned(arrivals), unsigned(arrivals), 0, 0}.write(barrier);
+  machine->barrier_inits.push_back({barrier, machine->current, site});
 }
 
 // One arrival, and `bytes` more that copies will bring.

@@ -11,11 +11,19 @@
 namespace vitc::emu {
 
 struct Block;
+struct Thread;
 
 struct PendingCopy {  // cp.async, of a thread
   void* target;
   const void* source;
   unsigned bytes, source_bytes, group;
+  Site site;
+};
+
+struct BarrierInit {  // mbarrier.init that its thread has not fenced
+  const uint64_t* barrier;
+  const Thread* thread;
+  Site site;
 };
 
 struct PendingTensorCopy {  // cp.async.bulk.tensor, to one block
@@ -33,6 +41,7 @@ struct PendingProduct {  // wgmma.mma_async, one thread's part
   unsigned columns, group;
   bool a_in_registers, b_transposed, bfloat, replaces;
   Site site;
+  uint32_t fenced;  // the thread's latest proxy fence at the issue
 
   // Whether another thread of the warpgroup issued the same instruction.
   bool same(const PendingProduct& other) const {

@@ -9,6 +9,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <vector>
+
+#include "vitc/emu/site.h"
 
 namespace vitc::emu {
 
@@ -19,7 +23,17 @@ class SharedMemory {
   static constexpr size_t kAlignment = 1024;     // what a 128-byte-swizzled TMA tile asks for
   static constexpr unsigned kMaxVariables = 64;  // __shared__ variables of one kernel
 
-  bool reserve() { return dynamic_.reserve() && static_.reserve(); }
+  // By an ordinary instruction, to 16 bytes: where and by which thread (site.line 0: none known), how
+  // many proxy fences there had been (proxy.h).
+  struct Write {
+    Site site;
+    uint32_t fences = 0, thread = 0;
+  };
+
+  bool reserve() {
+    if (left_ == nullptr) left_.reset(new char[kLimit]);
+    return dynamic_.reserve() && static_.reserve();
+  }
 
   // A new block: `bytes` of dynamic shared memory, no static variable yet.
   void begin_block(size_t bytes) {
@@ -27,6 +41,8 @@ class SharedMemory {
     static_.resize(kLimit / 4);
     variables_ = 0;
     static_used_ = 0;
+    std::memset(left_.get(), 0xff, (bytes + 15) / 16 * 16);
+    writes_.clear();
   }
 
   char* dynamic() const { return dynamic_.begin(); }
@@ -54,6 +70,31 @@ class SharedMemory {
       if (p >= begin && p + bytes <= begin + variable_[i].bytes) return true;
     }
     return false;
+  }
+
+  // ---- offsets in the dynamic memory
+  bool in_dynamic(const void* address) const {
+    return address >= dynamic_.begin() && address < dynamic_.begin() + dynamic_.bytes();
+  }
+  size_t offset(const void* address) const {
+    return size_t(static_cast<const char*>(address) - dynamic_.begin());
+  }
+  bool noted() const { return !writes_.empty(); }
+  void note(size_t offset, Write write) {
+    if (writes_.empty()) writes_.resize((dynamic_.bytes() + 15) / 16);
+    writes_[offset / 16] = write;
+  }
+  Write last_write(size_t offset) const {
+    return writes_.empty() ? Write{} : writes_[offset / 16];
+  }
+  // Whether bytes without a known writer are what the last leave() of them found, or NaN.
+  bool as_left(size_t offset, size_t bytes) const {
+    return std::memcmp(dynamic_.begin() + offset, left_.get() + offset, bytes) == 0;
+  }
+  // An asynchronous operation has written these bytes.
+  void leave(size_t offset, size_t bytes) {
+    std::memcpy(left_.get() + offset, dynamic_.begin() + offset, bytes);
+    if (noted()) std::fill_n(writes_.begin() + long(offset / 16), (bytes + 15) / 16, Write{});
   }
 
   // Bytes from the end of the dynamic memory to `address` if it is near it (a guard page hit), else
@@ -117,6 +158,8 @@ class SharedMemory {
   };
 
   Pages dynamic_, static_;
+  std::unique_ptr<char[]> left_;  // the dynamic memory as asynchronous operations left it
+  std::vector<Write> writes_;     // of each 16 bytes; empty until there is one
   Variable variable_[kMaxVariables];
   unsigned variables_ = 0;
   size_t static_used_ = 0;

@@ -38,7 +38,7 @@ using emu::Site;
 inline void barrier_init(uint64_t* barrier, int arrivals, Site site = Site::here()) {
   emu::mbarrier_init(barrier, arrivals, site);
 }
-inline void barrier_init_done() {}  // what is written is visible to all here
+inline void barrier_init_done() { emu::barrier_fence(); }
 inline void barrier_wait(uint64_t* barrier, unsigned parity, Site site = Site::here()) {
   emu::mbarrier_wait(barrier, parity, site);
 }
@@ -68,6 +68,9 @@ inline void load_from(float (&v)[4], const float* local, unsigned rank, Site sit
   emu::check_vector("load", local, 16, site);
   std::memcpy(v, emu::remote(local, rank, site), 16);
 }
+// fence.proxy.async: what this thread wrote to shared memory, or knows to be written, comes before
+// the asynchronous operations that follow.
+inline void proxy_fence() { emu::proxy_fence(); }
 inline void pause(int) {}
 template <int kCount>
 void give_back_registers(Site site = Site::here()) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "vitc/emu/mbarrier.h"
+#include "vitc/emu/proxy.h"
 
 namespace vitc::emu {
 
@@ -41,7 +42,7 @@ void visit_box(const PendingTensorCopy& copy, const Visit& visit) {
 
 inline bool land(const PendingTensorCopy& copy) {
   Machine& m = *machine;
-  const Block* block = nullptr;
+  Block* block = nullptr;
   for (const auto& candidate : m.blocks) {
     if (candidate->shared.holds(copy.target, 1)) block = candidate.get();
   }
@@ -55,6 +56,7 @@ inline bool land(const PendingTensorCopy& copy) {
       std::memset(to, 0, copy.map.element_bytes);
     }
   });
+  block->shared.leave(block->shared.offset(copy.target), copy.map.box_bytes());
   ++m.statistics.tensor_copies;
   if (mbarrier_complete(copy.barrier, copy.map.box_bytes())) return true;
   fail_block(
@@ -92,7 +94,8 @@ inline void tensor_copy(void* target, const TensorMap* map, const int32_t* first
     if ((blocks >> rank_to & 1) == 0) continue;
     copy.target = remote(static_cast<char*>(target), rank_to, site);
     copy.barrier = remote(barrier, rank_to, site);
-    std::memset(copy.target, 0xff, map->box_bytes());
+    check_init(copy.barrier, site);
+    overwrite(*m.blocks[rank_to], copy.target, map->box_bytes(), "tensor copy", site);
     m.tensor_copies.push_back(copy);
   }
 }
@@ -112,7 +115,8 @@ inline void bulk_copy(void* target, const void* source, int bytes, uint64_t* bar
   row.box[0] = uint16_t(bytes / 16);
   PendingTensorCopy copy{row, {}, static_cast<char*>(target), barrier, site};
   check_source(copy);
-  std::memset(target, 0xff, size_t(bytes));
+  check_init(barrier, site);
+  overwrite(*machine->here, copy.target, size_t(bytes), "bulk copy", site);
   machine->tensor_copies.push_back(copy);
 }
 

@@ -10,13 +10,19 @@
 
 #include "vitc/emu/descriptor.h"
 #include "vitc/emu/numeric.h"
+#include "vitc/emu/proxy.h"
 
 namespace vitc::emu {
 
 constexpr unsigned kWarpgroup = 128;
 
-inline void products_fence() { machine->current->products_fenced = true; }
-inline void products_commit() { ++machine->current->product_group; }
+inline void products_fence() {
+  machine->current->products_fenced = machine->current->registers_fenced = true;
+}
+inline void products_commit() {
+  ++machine->current->product_group;
+  machine->current->registers_fenced = false;
+}
 
 inline Accumulator* find_accumulator(Thread& thread, const float* sums) {
   for (Accumulator& a : thread.accumulators) {
@@ -28,10 +34,16 @@ inline Accumulator* find_accumulator(Thread& thread, const float* sums) {
 inline void issue_product(PendingProduct product, Site site) {
   Thread& self = *machine->current;
   Accumulator* sums = find_accumulator(self, product.sums);
-  if ((sums == nullptr || product.a_in_registers) && !self.products_fenced) {
+  const unsigned count = product.columns / 2;
+  if (sums == nullptr && !self.products_fenced) {
     fail(site, "wgmma on registers that were not fenced since the last wait");
   }
-  const unsigned count = product.columns / 2;
+  if (product.a_in_registers && !self.registers_fenced) {
+    fail(site, "wgmma with A in registers that were not fenced since the last commit or wait");
+  }
+  if (sums != nullptr && sums->values.size() != count) {
+    fail(site, "wgmma of %u columns on the sums of another width under way", product.columns);
+  }
   if (sums == nullptr) {
     self.accumulators.push_back({product.sums, 0, {product.sums, product.sums + count}});
     std::memset(product.sums, 0xff, count * sizeof(float));
@@ -40,6 +52,7 @@ inline void issue_product(PendingProduct product, Site site) {
   ++sums->uses;
   product.site = site;
   product.group = self.product_group;
+  product.fenced = self.fenced;
   self.operation = "wgmma";
   self.products.push_back(product);
 }
@@ -47,7 +60,7 @@ inline void issue_product(PendingProduct product, Site site) {
 // All but the latest `pending` commits are done.
 inline void products_wait(unsigned pending, Site site) {
   Thread& self = *machine->current;
-  self.products_fenced = false;
+  self.products_fenced = self.registers_fenced = false;
   if (self.products.empty() || self.products[0].group + pending >= self.product_group) return;
   self.products_pending = pending;
   stop(State::at_products, "products wait", nullptr, site);
