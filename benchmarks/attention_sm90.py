@@ -133,6 +133,7 @@ def captured(calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:
     """A graph of about 6 ms of the calls in turn, and how many it holds."""
     start, stop = torch.cuda.Event(True), torch.cuda.Event(True)
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for call in calls:
             call()

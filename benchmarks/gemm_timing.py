@@ -166,6 +166,7 @@ def capture(calls: list[Callable[[], Any]], milliseconds: float) -> tuple[Any, i
     import torch
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for call in calls:
             call()

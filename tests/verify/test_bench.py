@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +109,35 @@ def test_threads_are_the_same_for_all_and_restored(monkeypatch: pytest.MonkeyPat
     bench(module, module.model, **{**QUICK, "threads": 2})
     assert set(seen) == {2}
     assert torch.get_num_threads() == before
+
+
+def test_a_graph_is_warmed_up_behind_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer's weights are written on the current stream, and another one waits for nobody."""
+    order: list[str] = []
+
+    class Model:
+        def parameters(self) -> Any:
+            return iter([SimpleNamespace(device=torch.device("cuda"))])
+
+        def __call__(self, _: Tensor) -> None:
+            order.append("run")
+
+    side = SimpleNamespace(
+        wait_stream=lambda other: order.append(f"wait for {other}"),
+        synchronize=lambda: order.append("synchronize"),
+    )
+    graph = SimpleNamespace(replay=lambda: order.append("replay"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: side)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "current")
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda _: nullcontext())
+    make: Any = contenders.PEERS["graph"][1]
+    run, x = make(Model()), torch.zeros(1)
+    run(x)
+    run(x)
+    warmed = ["wait for current", "run", "run", "run", "synchronize"]
+    assert order == [*warmed, "run", "replay", "replay"]
 
 
 def test_inputs_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,8 @@ def _graph(model: nn.Module) -> Run:
     def run(images: Tensor) -> Tensor:
         if images.data_ptr() not in captured:
             side = torch.cuda.Stream()
+            # It waits for nobody by itself, and weights and images may still be on their way.
+            side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):  # libraries choose their kernels before the capture
                     model(images)
