@@ -56,7 +56,7 @@ struct Thread {
   bool products_fenced = false;   // wgmma.fence since the last wait
   bool registers_fenced = false;  // and since the last commit
   uint32_t fenced = 0;            // its latest fence.proxy.async, of Machine::fences
-  unsigned registers = 0;  // setmaxnreg
+  unsigned registers = 0;         // setmaxnreg
   Site registers_site;
 };
 

@@ -41,7 +41,7 @@ struct PendingProduct {  // wgmma.mma_async, one thread's part
   unsigned columns, group;
   bool a_in_registers, b_transposed, bfloat, replaces;
   Site site;
-  uint32_t fenced;  // the thread's latest proxy fence at the issue
+  uint32_t fenced = 0;  // the thread's latest proxy fence at the issue
 
   // Whether another thread of the warpgroup issued the same instruction.
   bool same(const PendingProduct& other) const {

@@ -66,8 +66,10 @@ inline bool visible(const Block& block, size_t offset, uint32_t fenced, const ch
 inline void check_init(const uint64_t* barrier, Site site) {
   for (const BarrierInit& init : machine->barrier_inits) {
     if (init.barrier != barrier) continue;
-    fail(site, "a copy counts at an mbarrier that thread %u initialised (%s:%d): no "
-         "fence.mbarrier_init since", init.thread->id, init.site.file, init.site.line);
+    fail(site,
+         "a copy counts at an mbarrier that thread %u initialised (%s:%d): no "
+         "fence.mbarrier_init since",
+         init.thread->id, init.site.file, init.site.line);
   }
 }
 

@@ -23,8 +23,8 @@ class SharedMemory {
   static constexpr size_t kAlignment = 1024;     // what a 128-byte-swizzled TMA tile asks for
   static constexpr unsigned kMaxVariables = 64;  // __shared__ variables of one kernel
 
-  // By an ordinary instruction, to 16 bytes: where and by which thread (site.line 0: none known), how
-  // many proxy fences there had been (proxy.h).
+  // By an ordinary instruction, to 16 bytes: where and by which thread (site.line 0: none known),
+  // how many proxy fences there had been (proxy.h).
   struct Write {
     Site site;
     uint32_t fences = 0, thread = 0;
@@ -84,9 +84,7 @@ class SharedMemory {
     if (writes_.empty()) writes_.resize((dynamic_.bytes() + 15) / 16);
     writes_[offset / 16] = write;
   }
-  Write last_write(size_t offset) const {
-    return writes_.empty() ? Write{} : writes_[offset / 16];
-  }
+  Write last_write(size_t offset) const { return writes_.empty() ? Write{} : writes_[offset / 16]; }
   // Whether bytes without a known writer are what the last leave() of them found, or NaN.
   bool as_left(size_t offset, size_t bytes) const {
     return std::memcmp(dynamic_.begin() + offset, left_.get() + offset, bytes) == 0;

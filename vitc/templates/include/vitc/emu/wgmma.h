@@ -72,31 +72,42 @@ struct ProductTile {
   alignas(32) float sums[64][256], a[64][16], b[16][256];
 };
 
-inline bool load_chunk(const Block& block, uint32_t address, bool bfloat, float (&out)[8]) {
-  if (address < kSharedBase || address + 16 > kSharedBase + block.shared.dynamic_bytes()) {
+// 8 elements of an operand; false, with a failure recorded, if they cannot be read. `fenced`: when
+// all threads of the group had fenced.
+inline bool load_chunk(const Block& block, uint32_t address, const Thread* group,
+                       const PendingProduct& product, uint32_t fenced, float (&out)[8]) {
+  const uint32_t offset = address - kSharedBase;
+  if (address < kSharedBase || offset + 16 > block.shared.dynamic_bytes()) {
+    fail_block(group, product.site, "wgmma operand outside shared memory");
     return false;
   }
+  if (!visible(block, offset, fenced, "wgmma operand", group, product.site)) return false;
   uint16_t bits[8];
-  std::memcpy(bits, block.shared.dynamic() + (address - kSharedBase), 16);
+  std::memcpy(bits, block.shared.dynamic() + offset, 16);
   for (int i = 0; i < 8; ++i) {
-    out[i] = bfloat ? to_float(bfloat16{bits[i]}) : to_float(half{bits[i]});
+    out[i] = product.bfloat ? to_float(bfloat16{bits[i]}) : to_float(half{bits[i]});
   }
   return true;
 }
 
-// Reads A and B as floats; false if they do not lie in shared memory.
+// Reads A and B as floats; false, with a failure recorded, if they cannot be read.
 inline bool load_operands(const Block& block, const Thread* group, size_t index,
                           ProductTile& tile) {
   const PendingProduct& p = group->products[index];
   Descriptor a{}, b{};
   float chunk[8];
   if (!Descriptor::decode(p.b, &b) || (!p.a_in_registers && !Descriptor::decode(p.a, &a))) {
+    fail_block(group, p.site, "wgmma operand with a base offset: not emulated");
     return false;
+  }
+  uint32_t fenced = p.fenced;
+  for (unsigned t = 1; t < kWarpgroup; ++t) {
+    fenced = std::min(fenced, group[t].products[index].fenced);
   }
   for (unsigned n = 0; n < p.columns / 8 * 16; ++n) {  // one chunk of B each
     const unsigned c = n / 16, i = n % 16;
     const uint32_t at = p.b_transposed ? b.column_chunk(c, i) : b.row_chunk(c * 8 + i / 2, i % 2);
-    if (!load_chunk(block, at, p.bfloat, chunk)) return false;
+    if (!load_chunk(block, at, group, p, fenced, chunk)) return false;
     for (unsigned e = 0; e < 8; ++e) {
       if (p.b_transposed) {
         tile.b[i][c * 8 + e] = chunk[e];
@@ -107,7 +118,7 @@ inline bool load_operands(const Block& block, const Thread* group, size_t index,
   }
   if (!p.a_in_registers) {
     for (unsigned n = 0; n < 128; ++n) {
-      if (!load_chunk(block, a.row_chunk(n / 2, n % 2), p.bfloat, chunk)) return false;
+      if (!load_chunk(block, a.row_chunk(n / 2, n % 2), group, p, fenced, chunk)) return false;
       std::memcpy(&tile.a[n / 2][n % 2 * 8], chunk, sizeof chunk);
     }
     return true;
@@ -199,10 +210,7 @@ inline bool finish_products(const Block& block, Thread* group) {
   for (size_t i = 0; i < done; ++i) {
     const PendingProduct& p = group->products[i];
     if (i == 0 || group->products[i - 1].sums != p.sums) exchange(tile, group, i, false);
-    if (!load_operands(block, group, i, tile)) {
-      fail_block(group, p.site, "wgmma operand outside shared memory, or with a base offset");
-      return false;
-    }
+    if (!load_operands(block, group, i, tile)) return false;
     multiply(tile, p.columns, p.replaces);
     if (i + 1 == done || group->products[i + 1].sums != p.sums) exchange(tile, group, i, true);
   }

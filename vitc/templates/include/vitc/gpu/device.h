@@ -18,6 +18,7 @@
 #include "vitc/emu/barrier.h"
 #include "vitc/emu/launch.h"
 #include "vitc/emu/numeric.h"
+#include "vitc/emu/proxy.h"
 #include "vitc/emu/warp.h"
 #elif defined(__HIP__)
 #include <hip/hip_bfloat16.h>
@@ -103,12 +104,15 @@ void check_access(const char* what, const T* address, size_t bytes, emu::Site si
 #define VITC_SITE_PARAMETER , ::vitc::emu::Site site = ::vitc::emu::Site::here()
 #define VITC_SITE_ARGUMENT , site
 #define VITC_CHECK_ACCESS(what, address, bytes) check_access(what, address, bytes, site)
+#define VITC_NOTE_WRITE(address, bytes) \
+  emu::note_write(*emu::machine->current, address, bytes, site)
 
 #else
 
 #define VITC_SITE_PARAMETER
 #define VITC_SITE_ARGUMENT
 #define VITC_CHECK_ACCESS(what, address, bytes)
+#define VITC_NOTE_WRITE(address, bytes)
 
 using Dim3 = dim3;
 using half = __half;
@@ -296,6 +300,7 @@ VITC_DEVICE void store(T* address, const T (&v)[N] VITC_SITE_PARAMETER) {
   constexpr int kPiece = N * sizeof(T) <= 16 ? N : 16 / int(sizeof(T));
   static_assert(N % kPiece == 0);
   VITC_CHECK_ACCESS("store", address, kPiece * sizeof(T));
+  VITC_NOTE_WRITE(address, N * sizeof(T));
   VITC_UNROLL
   for (int i = 0; i < N; i += kPiece) {
     Vector<T, kPiece> piece;
