@@ -73,15 +73,16 @@ class Member:
 class Epilogue:
     """Parameters of templates/gpu/epilogue.jinja.
 
-    row_scale: expression of the row m, or "". lines: one statement per step. parts: sums of squares
-    of a row, 0 for none. operands: where those begin, in m and n, that differ from row to row
-    and are read in aligned vectors.
+    row_scale: expression of the row m, or "". lines: one statement per step. statistics: type of
+    those emitted (vitc/gpu/epilogue.cuh). slices: of a row, 0 for none. operands: where those
+    begin, in m and n, that differ from row to row and are read in aligned vectors.
     """
 
     members: tuple[Member, ...]
     row_scale: str
     lines: tuple[str, ...]
-    parts: int
+    statistics: str
+    slices: int
     operands: tuple[str, ...] = ()
 
 
@@ -96,13 +97,17 @@ class _Writer:
 
 def refusal(site: Site) -> str | None:
     """Why the steps of the site cannot be rendered, or None."""
-    assert isinstance(site.op, Fused)
-    scales = [i for i, step in enumerate(site.op.steps) if step.kind == "row_rstd"]
+    scales = [i for i, step in enumerate(_steps(site)) if step.scales_rows]
     if scales not in ([], [0]):
         return "statistics can only scale the rows first"
     runtime = [t for t, const in zip(site.inputs, site.constant, strict=True) if not const]
     bad = [type_ for type_ in (*runtime, *site.results) if type_.dtype not in C_TYPES]
     return f"dtype {bad[0].dtype.value} has no GPU form" if bad else None
+
+
+def _steps(site: Site) -> tuple[Step, ...]:
+    assert isinstance(site.op, Fused)
+    return site.op.steps
 
 
 def writable(operand: Operand, result: Shape) -> bool:
@@ -118,7 +123,9 @@ def readable_step(site: Site, index: int, operand: Operand) -> bool:
     shape = step_shape(site, index)
     if shape == site.results[0].shape:
         return readable(operand, shape)
-    return run_access(operand, shape) is not None
+    runs = run_access(operand, shape)
+    kinds = [step.kind for step in _steps(site) if step.operand == index]
+    return runs is not None and (runs.run % 2 == 0 or "layer_rstd" not in kinds)  # whole pairs
 
 
 def render_epilogue(
@@ -139,15 +146,16 @@ def render_epilogue(
     access = _require(row_access(outputs[0], result), outputs[0])
     aligned = "" if _aligned(access, result) else "_unaligned"
     writer.lines.append(f"write{aligned}(out + {_at(access)}, v);")
-    parts = 0
+    slices = 0
     if op.stats:
-        parts = per_image(outputs[1].type.shape[-1:])
+        slices = -(-per_image(result[-1:]) // op.stats)
         writer.members.append(Member("float*", "stats", f"arg<float>(call, {position + 1})"))
     return Epilogue(
         tuple(writer.members),
         writer.row_scale,
         tuple(writer.lines),
-        parts,
+        _statistics(op.sums) if op.stats else "NoStatistics",
+        slices,
         tuple(writer.operands),
     )
 
@@ -155,8 +163,8 @@ def render_epilogue(
 def _step(
     writer: _Writer, number: int, step: Step, inputs: tuple[Operand, ...], result: Shape
 ) -> None:
-    if step.kind == "row_rstd":
-        _row_rstd(writer, step, inputs[step.operand or 0], result)
+    if step.scales_rows:
+        _row_scale(writer, step, inputs[step.operand or 0], result)
     elif step.operand is None:
         writer.lines.append(_free_step(step, writer.half))
     else:
@@ -202,7 +210,7 @@ def _operand_step(
         writer.lines.append(f"combine{aligned}(v, {where}, {functor});")
 
 
-def _row_rstd(writer: _Writer, step: Step, operand: Operand, result: Shape) -> None:
+def _row_scale(writer: _Writer, step: Step, operand: Operand, result: Shape) -> None:
     shape = (*result[:-1], operand.map.result[-1])
     assert step.operand is not None
     runs = run_access(operand, shape)
@@ -210,14 +218,26 @@ def _row_rstd(writer: _Writer, step: Step, operand: Operand, result: Shape) -> N
         raise TypeMismatch(f"statistics %{operand.value} cannot be read through {operand.map}")
     pointer = _pointer(writer, step.operand, operand)
     size, eps = step.values
+    kind = _statistics(step.kind == "layer_rstd")
     guard = " && ".join(str(guard) for guard in runs.guards)
     begin = f"{guard} ? {runs.start} : -1" if guard else str(runs.start)
     aligned = gcd(runs.run, 4, runs.start.constant, *(factor for _, factor in runs.start.terms))
     writer.row_scale = (
-        f"rstd<{per_image(shape[-1:])}, {runs.run}, {aligned}>({pointer}, "
+        f"rstd<{kind}, {per_image(shape[-1:])}, {runs.run}, {aligned}>({pointer}, "
         f"[&]([[maybe_unused]] int k) {{ return {begin}; }}, 1.f / {int(size)}, {float_text(eps)})"
     )
     writer.lines.append("scale(v, row_scale);")
+
+
+def _statistics(sums: bool) -> str:
+    return "SquaresAndSum" if sums else "Squares"
+
+
+def step_kinds(op: Fused) -> tuple[str, ...]:
+    """Kinds of the fused steps as measured times are recorded for them. Statistics with sums take
+    the tiles that win without: they add half a dozen instructions to a row's epilogue.
+    """
+    return tuple("row_rstd" if step.scales_rows else step.kind for step in op.steps)
 
 
 def _pointer(writer: _Writer, index: int, operand: Operand) -> str:

@@ -16,6 +16,7 @@ from vitc.codegen.targets.gpu.epilogue import (
     readable_step,
     refusal,
     render_epilogue,
+    step_kinds,
     writable,
 )
 from vitc.codegen.targets.gpu.kernel import GpuKernel
@@ -132,16 +133,14 @@ class GpuGemm(GpuKernel):
         site, op = call.site, _fused(call.site)
         k = per_image(site.inputs[0].shape[-1:])
         dtype, result = site.inputs[1].dtype, site.results[0].shape
-        kinds = tuple(step.kind for step in op.steps)
-        configs = choose_configs(self.tuning, dtype, result, k, op.stats, kinds)
+        configs = choose_configs(self.tuning, dtype, result, k, op.stats, step_kinds(op))
         return self.render_with(call, configs)
 
     def choice(self, site: Site, batch: int) -> Choice:
         op, result = _fused(site), site.results[0].shape
         n, k = per_image(result[-1:]), per_image(site.inputs[0].shape[-1:])
-        kinds = tuple(step.kind for step in op.steps)
-        dtype = site.inputs[1].dtype
-        return tile_choice(self.tuning.arch, dtype, rows_at(result, batch), n, k, op.stats, kinds)
+        arch, dtype, rows = self.tuning.arch, site.inputs[1].dtype, rows_at(result, batch)
+        return tile_choice(arch, dtype, rows, n, k, op.stats, step_kinds(op))
 
     def render_choice(self, call: KernelCall, name: str) -> Rendered:
         arch, dtype = self.tuning.arch, call.site.inputs[1].dtype

@@ -105,13 +105,13 @@ class GpuNorm(_RowKernel):
         op = call.site.op
         assert isinstance(op, Norm)
         kind = {"layer": "kLayerNorm", "rms": "kRmsNorm"}[op.kind]
-        steps = replace(op, stats=0) if op.recenter else op
+        steps = replace(op, stats=0, sums=False) if op.recenter else op
         first = replace(_part(call, steps, kind, "norm"), eps=float_text(op.eps))
         if not op.recenter:
             return _rendered(first)
         # The mean of the finished rows is known only after them: centred where they lie.
         position, result = len(call.inputs), call.site.results[0].shape
-        plain = Fused((), op.stats, op.dtype)
+        plain = Fused((), op.stats, op.dtype, op.sums)
         centred = RowPart(
             "center",
             "kCenter",

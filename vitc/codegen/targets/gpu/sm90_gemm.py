@@ -17,6 +17,7 @@ from vitc.codegen.targets.gpu.epilogue import (
     readable_step,
     refusal,
     render_epilogue,
+    step_kinds,
     writable,
 )
 from vitc.codegen.targets.gpu.kernel import GpuKernel
@@ -44,7 +45,7 @@ class Sm90Config:
 @dataclass(frozen=True)
 class Sm90GemmParams:
     """Parameters of templates/gpu/sm90_gemm.cu.jinja. stride, offset: of A's rows, in elements.
-    slice: columns of a sum of squares. row_operand: where the one operand lies that differs from
+    slice: columns that statistics are of. row_operand: where the one operand lies that differs from
     row to row and is of the kernel's type, or "". loaded_lines: the steps with it at `operand`.
     """
 
@@ -165,7 +166,7 @@ def problem(site: Site, batch: int) -> Problem:
         rows * (batch if batched else 1),
         per_image(result[-1:]),
         per_image(site.inputs[0].shape[-1:]),
-        tuple(step.kind for step in op.steps),
+        step_kinds(op),
         op.stats,
     )
 

@@ -2,25 +2,88 @@
 // in float. A generated functor calls them in the order of the IR's epilogue and ends with write().
 //
 //   struct Epilogue {
-//     static constexpr bool kRowScale, kSumSquares;
+//     static constexpr bool kRowScale;
 //     float row_scale(int row) const;                    // if kRowScale: once per row and block
 //     template <int V> void operator()(int row, int column, float (&v)[V], float row_scale) const;
-//     void sum_squares(int row, int slice, float sum) const;   // if kSumSquares
+//     using Statistics = NoStatistics, Squares or SquaresAndSum;
+//     void statistics(int row, int slice, const Statistics& s) const;   // but with NoStatistics
 //   };
 //
 // V is the vector width, or 1 where N is no multiple of it; columns [column, column + V) are
-// inside. sum_squares receives, per column slice (a warp's part of the tile, Tile::kSlice columns),
-// the sum over what v holds after the call. Deriving from NoRowTerms leaves both out.
+// inside. statistics() receives those of each column slice (a warp's part of the tile,
+// Tile::kSlice columns) of what v holds after the call. Deriving from NoRowTerms leaves both out.
 #pragma once
 
 #include "vitc/gpu/device.h"
 
 namespace vitc::gpu {
 
+// ---- statistics: what a later kernel has to know of a row to normalise it
+// -----------------------------------------------------------------
+struct NoStatistics {
+  static constexpr int kNumbers = 0;
+  template <int V>
+  VITC_DEVICE void add(const float (&)[V]) {}
+};
+// For rows that are centred, or that an RMS norm normalises.
+struct Squares {
+  static constexpr int kNumbers = 1;  // that write() leaves
+  float squares = 0;
+
+  template <int V>
+  VITC_DEVICE void add(const float (&v)[V]) {
+    VITC_UNROLL
+    for (int c = 0; c < V; ++c) squares = fmaf(v[c], v[c], squares);
+  }
+  // Of kLanes neighbouring lanes together.
+  template <int kLanes>
+  VITC_DEVICE Squares total() const {
+    return {warp_sum<kLanes>(squares)};
+  }
+  VITC_DEVICE void write(float* to) const { *to = squares; }
+  // Adds what write() left of another slice.
+  VITC_DEVICE void take(const float* from) { squares += *from; }
+  // 1 / sqrt(mean of squares + eps)
+  VITC_DEVICE float rstd(float one_over_n, float eps) const {
+    return 1.f / sqrtf(fmaf(squares, one_over_n, eps));
+  }
+};
+// For layer norms of rows that have a mean.
+struct SquaresAndSum {
+  static constexpr int kNumbers = 2;
+  float squares = 0, sum = 0;
+
+  template <int V>
+  VITC_DEVICE void add(const float (&v)[V]) {
+    VITC_UNROLL
+    for (int c = 0; c < V; ++c) {
+      squares = fmaf(v[c], v[c], squares);
+      sum += v[c];
+    }
+  }
+  template <int kLanes>
+  VITC_DEVICE SquaresAndSum total() const {
+    return {warp_sum<kLanes>(squares), warp_sum<kLanes>(sum)};
+  }
+  VITC_DEVICE void write(float* to) const {
+    const float pair[2] = {squares, sum};
+    store<2>(to, pair);
+  }
+  VITC_DEVICE void take(const float* from) {
+    squares += from[0];
+    sum += from[1];
+  }
+  // 1 / sqrt(mean of squares - mean^2 + eps)
+  VITC_DEVICE float rstd(float one_over_n, float eps) const {
+    const float mean = sum * one_over_n;
+    return 1.f / sqrtf(maximum(fmaf(squares, one_over_n, -mean * mean), 0.f) + eps);
+  }
+};
+
 struct NoRowTerms {
-  static constexpr bool kRowScale = false, kSumSquares = false;
+  static constexpr bool kRowScale = false;
+  using Statistics = NoStatistics;
   VITC_DEVICE float row_scale(int) const { return 1; }
-  VITC_DEVICE void sum_squares(int, int, float) const {}
 };
 
 // ---- activations: float -> float
@@ -126,8 +189,8 @@ VITC_DEVICE void multiply(float (&v)[V], const T* factors) {
   for (int i = 0; i < V; ++i) v[i] *= other[i];
 }
 
-// Stores v, and leaves in v what was stored, so that a sum of squares speaks of the values that the
-// next kernel reads.
+// Stores v, and leaves in v what was stored, so that statistics speak of the values that the next
+// kernel reads.
 template <int V, class T>
 VITC_DEVICE void write(T* to, float (&v)[V]) {
   T rounded[V];
@@ -156,27 +219,28 @@ VITC_DEVICE void write_unaligned(T* to, float (&v)[V]) {
   }
 }
 
-// 1 / sqrt(mean of squares + eps) of a row from the partial sums that its writers left: kSlices of
-// them, which lie at begin(i) in runs of kRun, kAligned at a time; begin is -1 for zeros.
-template <int kSlices, int kRun, int kAligned = 1, class Begin>
-VITC_DEVICE float rstd(const float* partial_sums, const Begin& begin, float one_over_n, float eps) {
-  float sum = 0;
+// Statistics::rstd of a row from what its writers left of it: kCount floats, which lie at begin(i)
+// in runs of kRun, kAligned at a time; begin is -1 for zeros.
+template <class Statistics, int kCount, int kRun, int kAligned = 1, class Begin>
+VITC_DEVICE float rstd(const float* partial, const Begin& begin, float one_over_n, float eps) {
+  static_assert(kRun % Statistics::kNumbers == 0);
+  Statistics row;
   VITC_UNROLL
-  for (int i = 0; i < kSlices; i += kRun) {
+  for (int i = 0; i < kCount; i += kRun) {
     const int at = begin(i);
     if (at < 0) continue;
-    float sums[kRun];
+    float run[kRun];
     VITC_UNROLL
     for (int j = 0; j < kRun; j += kAligned) {
       float piece[kAligned];
-      load(piece, partial_sums + at + j);
+      load(piece, partial + at + j);
       VITC_UNROLL
-      for (int c = 0; c < kAligned; ++c) sums[j + c] = piece[c];
+      for (int c = 0; c < kAligned; ++c) run[j + c] = piece[c];
     }
     VITC_UNROLL
-    for (int j = 0; j < kRun; ++j) sum += sums[j];
+    for (int j = 0; j < kRun; j += Statistics::kNumbers) row.take(run + j);
   }
-  return 1.f / sqrtf(fmaf(sum, one_over_n, eps));
+  return row.rstd(one_over_n, eps);
 }
 
 }  // namespace vitc::gpu

@@ -62,7 +62,7 @@ VITC_DEVICE void store_tile(const Warp& out, int m, int first_m, int warp_m, int
     for (int half = 0; half < 2; ++half) {
       const int local = warp_m + Warp::row(i, half), row = first_m + local;
       const float scale = Epilogue::kRowScale ? row_scale[local] : 1.f;
-      float squares = 0;
+      typename Epilogue::Statistics slice;
       VITC_UNROLL
       for (int group = 0; group < Warp::kGroups; ++group) {
         const int column = first_n + Warp::first_column(group);
@@ -72,22 +72,21 @@ VITC_DEVICE void store_tile(const Warp& out, int m, int first_m, int warp_m, int
         if constexpr (kN % V == 0) {
           if (column >= kN) continue;
           epilogue(row, column, v, scale);
-          VITC_UNROLL
-          for (int c = 0; c < V; ++c) squares = fmaf(v[c], v[c], squares);
+          slice.add(v);
         } else {
           VITC_UNROLL
           for (int c = 0; c < V; ++c) {
             if (column + c >= kN) continue;
             float one[1] = {v[c]};
             epilogue(row, column + c, one, scale);
-            squares = fmaf(one[0], one[0], squares);
+            slice.add(one);
           }
         }
       }
-      if constexpr (Epilogue::kSumSquares) {
-        squares = warp_sum<4>(squares);  // the four lanes that share the row
+      if constexpr (Epilogue::Statistics::kNumbers > 0) {
+        slice = slice.template total<4>();  // of the four lanes that share the row
         if (row < m && lane() % 4 == 0 && first_n < kN) {
-          epilogue.sum_squares(row, first_n / (Warp::kTilesN * 8), squares);
+          epilogue.statistics(row, first_n / (Warp::kTilesN * 8), slice);
         }
       }
     }

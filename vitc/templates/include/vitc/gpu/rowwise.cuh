@@ -85,7 +85,7 @@ VITC_DEVICE void transform_row(Row& row, float eps) {
   }
 }
 
-// A warp per row. kSlice: columns of one emitted sum of squares, 0 for none; whole vectors.
+// A warp per row. kSlice: columns that emitted statistics are of, 0 for none; whole vectors.
 template <int kN, RowOp kOp, int kSlice, class Source, class Epilogue>
 VITC_KERNEL(kRowThreads, 1)
 rowwise_kernel(int rows, Source source, Epilogue epilogue, float eps) {
@@ -103,13 +103,12 @@ rowwise_kernel(int rows, Source source, Epilogue epilogue, float eps) {
     const int n = Row::column(p);
     const bool inside = m < rows && n < kN;
     if (inside) epilogue(m, n, row.v[p], scale);
-    if constexpr (Epilogue::kSumSquares) {
+    if constexpr (kSlice > 0) {
       constexpr int kLanes = kSlice / Row::kVector;  // that share a slice
-      float squares = 0;
-      VITC_UNROLL
-      for (int e = 0; e < Row::kVector; ++e) squares = fmaf(row.v[p][e], row.v[p][e], squares);
-      squares = warp_sum<kLanes>(inside ? squares : 0.f);
-      if (inside && lane() % kLanes == 0) epilogue.sum_squares(m, n / kSlice, squares);
+      typename Epilogue::Statistics slice;
+      if (inside) slice.add(row.v[p]);
+      slice = slice.template total<kLanes>();
+      if (inside && lane() % kLanes == 0) epilogue.statistics(m, n / kSlice, slice);
     }
   }
 }

@@ -263,8 +263,8 @@ inline int multiprocessors() {
   return count > 0 ? count : 1;
 }
 
-// Launches the kernel for m >= 1 rows of A, `row_stride` elements apart. W is packed (tile.h). Sums
-// of squares are those of kSlice columns.
+// Launches the kernel for m >= 1 rows of A, `row_stride` elements apart. W is packed (tile.h).
+// Statistics are those of kSlice columns.
 template <class Tile, int kN, int kK, int kSlice, class Epilogue>
 int gemm(const char* name, Stream stream, int m, const typename Tile::T* a, int64_t row_stride,
          const typename Tile::T* w, const Epilogue& epilogue) {

@@ -41,7 +41,7 @@ VITC_DEVICE void write_out_sums(const float* partial, int m, int first_m, int fi
   for (int first = Tile::kRows * rank / Tile::kSplit; first < end; first += kAtOnce) {
     const int local = first + y, row = first_m + local;
     const bool inside = y < kAtOnce && local < end && row < m && column < kN;
-    float squares = 0;
+    typename Epilogue::Statistics slice;
     if (inside) {
       const float* from = partial + local * Tile::kPitch + x;
       float part[Tile::kSplit][2][4], v[kVector];
@@ -58,13 +58,12 @@ VITC_DEVICE void write_out_sums(const float* partial, int m, int first_m, int fi
       }
       epilogue.steps(row, column, v, Epilogue::kRowScale ? row_scale[local] : 1.f);
       epilogue.store(row, column, v);
-      VITC_UNROLL
-      for (int c = 0; c < kVector; ++c) squares = fmaf(v[c], v[c], squares);
+      slice.add(v);
     }
-    if constexpr (Epilogue::kSumSquares) {
+    if constexpr (Epilogue::Statistics::kNumbers > 0) {
       static_assert(Tile::kColumns % kSlice == 0 && kWarp % (kSlice / kVector) == 0);
-      squares = warp_sum<kSlice / kVector>(squares);  // the lanes of a slice
-      if (inside && column % kSlice == 0) epilogue.sum_squares(row, column / kSlice, squares);
+      slice = slice.template total<kSlice / kVector>();
+      if (inside && column % kSlice == 0) epilogue.statistics(row, column / kSlice, slice);
     }
   }
 }
@@ -182,8 +181,8 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a,
   }
 }
 
-// Launches the kernel for m >= 1 rows of A, `row_stride` elements apart. W is packed (tile.h). Sums
-// of squares are those of kSlice columns.
+// Launches the kernel for m >= 1 rows of A, `row_stride` elements apart. W is packed (tile.h).
+// Statistics are those of kSlice columns.
 template <class Tile, int kN, int kK, int kSlice, class Epilogue>
 int split_gemm(const char* name, Stream stream, int m, const typename Tile::T* a,
                int64_t row_stride, const typename Tile::T* w, const Epilogue& epilogue) {

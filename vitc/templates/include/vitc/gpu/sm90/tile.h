@@ -181,15 +181,17 @@ VITC_DEVICE void read_scales(float (&scales)[Sums::kBlocks * 2], const float* ro
 // before the first store: an output may lie where an operand was read, so that the compiler could
 // not move a load before a store, and each would wait for memory alone. Rows past the end compute
 // what the last row does, and are not stored.
-// A sum of squares speaks of kSlice columns, which one tile has all of.
+// Statistics speak of kSlice columns, which one tile has all of.
 template <int kN, int kSlice, class Sums, int kColumns, class T, class Epilogue>
 VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
                            const float (&scales)[Sums::kBlocks * 2],
                            RowOperands<Sums, T, Epilogue>& next, const Epilogue& epilogue) {
   constexpr int kLines = Sums::kBlocks * 2;  // rows of a thread
   constexpr int kSliceGroups = kSlice / kColumnGroup;
-  static_assert(!Epilogue::kSumSquares || (kSlice % kColumnGroup == 0 && kColumns % kSlice == 0));
-  float squares[kLines] = {};
+  using Statistics = typename Epilogue::Statistics;
+  constexpr bool kStatistics = Statistics::kNumbers > 0;
+  static_assert(!kStatistics || (kSlice % kColumnGroup == 0 && kColumns % kSlice == 0));
+  Statistics slices[kLines];
   VITC_UNROLL
   for (int group = 0; group < kColumns / kColumnGroup; ++group) {
     const int column = first_n + Sums::column(group);
@@ -214,20 +216,17 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
       VITC_UNROLL
       for (int i = 0; i < kLines; ++i) {
         if (row + Sums::row_of(i) < m) epilogue.store(row + Sums::row_of(i), column, v[i]);
-        if constexpr (Epilogue::kSumSquares) {
-          VITC_UNROLL
-          for (int c = 0; c < kVector; ++c) squares[i] = fmaf(v[i][c], v[i][c], squares[i]);
-        }
+        slices[i].add(v[i]);
       }
     }
-    if constexpr (Epilogue::kSumSquares) {
+    if constexpr (kStatistics) {
       if ((group + 1) % kSliceGroups != 0) continue;
       VITC_UNROLL
       for (int i = 0; i < kLines; ++i) {
-        const float sum = warp_sum<4>(squares[i]);  // the four lanes that share the row
+        const auto total = slices[i].template total<4>();  // of the four lanes that share the row
         const int slice = first_n / kSlice + group / kSliceGroups, r = row + Sums::row_of(i);
-        if (lane() % 4 == 0 && r < m && slice * kSlice < kN) epilogue.sum_squares(r, slice, sum);
-        squares[i] = 0;
+        if (lane() % 4 == 0 && r < m && slice * kSlice < kN) epilogue.statistics(r, slice, total);
+        slices[i] = {};
       }
     }
   }
