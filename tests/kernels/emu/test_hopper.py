@@ -130,6 +130,32 @@ def test_planted_bug_is_caught(name: str) -> None:
             run(bug, "forward")
 
 
+# What the driver takes and no kernel wants.
+ENCODERS = """
+#include "vitc/gpu/sm90/tma.h"
+extern "C" int run(void* const* args, const int64_t* sizes) {
+  CUtensorMap map;
+  const cuuint64_t extent[2] = {64, 64}, pitch[1] = {128};
+  const cuuint32_t box[2] = {64, 64}, step[2] = {1, 1};
+  if (sizes[0] == 2) return cuTensorMapEncodeIm2col(&map, args[0], extent, pitch, box, box);
+  return cuTensorMapEncodeTiled(
+      &map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, args[0], extent, pitch, box, step,
+      sizes[0] == 0 ? CU_TENSOR_MAP_INTERLEAVE_16B : CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+      sizes[0] == 1 ? CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA
+                    : CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+"""
+
+
+def test_maps_that_are_not_emulated() -> None:
+    library, data = build(ENCODERS), np.zeros((64, 64), np.float16)
+    library.run([data], [3])
+    for case, message in enumerate(["interleaved layouts", "filling with NaN", "im2col maps"]):
+        with pytest.raises(EmulationError, match=f"cuTensorMapEncode.*: {message}"):
+            library.run([data], [case])
+
+
 @pytest.mark.parametrize(("pitch", "box", "message"), [(252, 64, "stride"), (256, 257, "box")])
 def test_what_the_driver_refuses(pitch: int, box: int, message: str) -> None:
     with pytest.raises(EmulationError, match=f"cuTensorMapEncodeTiled: .*{message}"):

@@ -96,6 +96,11 @@ inline void copy_head(void* target, const emu::TensorMap* map, int column, int r
   const int32_t first[4] = {column, row, head, batch};
   emu::tensor_copy(target, map, first, 4, barrier, 1u << cluster_rank(), site);
 }
+inline void copy_weights(void* target, const emu::TensorMap* map, int k, int group,
+                         uint64_t* barrier, Site site = Site::here()) {
+  const int32_t first[5] = {k, 0, 0, 0, group};
+  emu::tensor_copy(target, map, first, 5, barrier, 1u << cluster_rank(), site);
+}
 inline void copy_bytes(void* target, const void* source, int bytes, uint64_t* barrier,
                        Site site = Site::here()) {
   emu::bulk_copy(target, source, bytes, barrier, site);

@@ -1,7 +1,8 @@
 // Tensor maps: what cuTensorMapEncodeTiled of the CUDA driver checks, and the plain struct that
 // stands for its opaque one. Names and values are those of cuda.h as far as kernels use them.
-// Refused here although the driver takes them: interleaved layouts, element strides, and boxes
-// whose rows are shorter than the swizzle's span.
+// Refused here although the driver takes them, since no kernel wants them: im2col, interleaved
+// layouts, element strides, NaN outside of the tensor, and boxes whose rows are shorter than the
+// swizzle's span.
 #pragma once
 
 #include <cstddef>
@@ -43,7 +44,11 @@ enum CUtensorMapDataType {
   CU_TENSOR_MAP_DATA_TYPE_FLOAT32 = 7,
   CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9
 };
-enum CUtensorMapInterleave { CU_TENSOR_MAP_INTERLEAVE_NONE = 0 };
+enum CUtensorMapInterleave {
+  CU_TENSOR_MAP_INTERLEAVE_NONE = 0,
+  CU_TENSOR_MAP_INTERLEAVE_16B = 1,
+  CU_TENSOR_MAP_INTERLEAVE_32B = 2
+};
 enum CUtensorMapSwizzle {
   CU_TENSOR_MAP_SWIZZLE_NONE = 0,
   CU_TENSOR_MAP_SWIZZLE_32B = 1,
@@ -54,7 +59,10 @@ enum CUtensorMapL2promotion {
   CU_TENSOR_MAP_L2_PROMOTION_NONE = 0,
   CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3
 };
-enum CUtensorMapFloatOOBfill { CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0 };
+enum CUtensorMapFloatOOBfill {
+  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0,
+  CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA = 1
+};
 
 namespace vitc::emu {
 
@@ -82,23 +90,31 @@ inline const char* refuse_map(const CUtensorMap* map, uint32_t element_bytes, ui
   return nullptr;
 }
 
+inline CUresult refuse_encoding(const char* function, const char* why) {
+  std::snprintf(error_text, sizeof error_text, "%s: %s", function, why);
+  return CUDA_ERROR_INVALID_VALUE;
+}
+
 }  // namespace vitc::emu
+
+template <class... Arguments>
+CUresult cuTensorMapEncodeIm2col(const Arguments&...) {
+  return vitc::emu::refuse_encoding("cuTensorMapEncodeIm2col", "im2col maps are not emulated");
+}
 
 inline CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank,
                                        void* data, const cuuint64_t* extent,
                                        const cuuint64_t* pitch, const cuuint32_t* box,
-                                       const cuuint32_t* step, CUtensorMapInterleave,
+                                       const cuuint32_t* step, CUtensorMapInterleave interleave,
                                        CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
-                                       CUtensorMapFloatOOBfill) {
+                                       CUtensorMapFloatOOBfill fill) {
   const uint32_t element_bytes = type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 ? 4 : 2;
   const uint32_t span = 16u << swizzle;
   const char* wrong =
       vitc::emu::refuse_map(map, element_bytes, rank, data, extent, pitch, box, step, span);
-  if (wrong != nullptr) {
-    std::snprintf(vitc::emu::error_text, sizeof vitc::emu::error_text, "cuTensorMapEncodeTiled: %s",
-                  wrong);
-    return CUDA_ERROR_INVALID_VALUE;
-  }
+  if (interleave != CU_TENSOR_MAP_INTERLEAVE_NONE) wrong = "interleaved layouts are not emulated";
+  if (fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) wrong = "filling with NaN is not emulated";
+  if (wrong != nullptr) return vitc::emu::refuse_encoding("cuTensorMapEncodeTiled", wrong);
   *map = {};
   map->encoded = CUtensorMap::kEncoded;
   map->rank = rank;
