@@ -1,0 +1,68 @@
+"""Hopper's attention as cases: one pass and online, blocks that stay or come anew, ragged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from kernels.gpu.attention_cases import reference
+from kernels.gpu.case import CPP, Case, compare, draw, poison
+from numpy.typing import NDArray
+
+
+def attention(
+    name: str,
+    tile: tuple[int, ...],
+    batch: int,
+    heads: int,
+    dtype: str = "float16",
+    *,
+    exact: bool = False,
+) -> Case:
+    """softmax(q k^T / sqrt(d)) v, read from [batch, tokens, 3, heads, d].
+
+    tile: queries, keys, d, and block keys, stages, query slots, consumers of AttentionTile. exact:
+    no key differs, and the result is the mean of the values, of which there is a power of two.
+    """
+    queries, keys, d = tile[:3]
+    tokens = max(queries, keys)
+    qkv, values = draw((batch, tokens, 3, heads, d), dtype, 41, exact=exact)
+    if exact:
+        assert keys & (keys - 1) == 0
+        qkv[:, :, 1], values[:, :, 1] = 0, 0
+    q, k, v = np.moveaxis(values, 2, 0)
+    factor = np.full((1, 1, 1), d**-0.5)
+    want = reference(q[:, :queries], k[:, :keys], v[:, :keys], factor, np.zeros(1))
+    width = heads * d
+    text = f"""
+using gpu::half;
+using gpu::bfloat16;
+using namespace gpu::sm90;
+using T = {CPP[dtype]};
+extern "C" int @run@(void* const* args, const int64_t*) {{
+  const T* qkv = (const T*)args[0];
+  const auto part = [&](int i) {{
+    return Heads<T>{{qkv + i * {width}, {3 * width}, {d}, {tokens * 3 * width}}};
+  }};
+  const HeadRows<T, {queries * width}, {d}, {width}> out{{(T*)args[1]}};
+  return attention<AttentionTile<T, {", ".join(map(str, tile))}>>(
+      "{name}", nullptr, {batch}, {heads}, part(0), part(1), part(2), out, {d**-0.5}f);
+}}
+"""
+
+    def check(arrays: Sequence[NDArray]) -> None:
+        compare(arrays[1], want, dtype, exact=exact, factor=2)
+
+    out = poison((batch, queries, heads, d), dtype)
+    return Case(name, text, [qkv, out], check, header="vitc/gpu/sm90/attention.cuh")
+
+
+# The emulated card has four multiprocessors: blocks have several units each.
+CASES = [
+    attention("one pass", (70, 70, 64, 80, 2, 2, 2), 3, 3),
+    attention("mean of values", (64, 32, 16, 32, 1, 2, 2), 2, 3, exact=True),
+    attention("online, blocks stay", (150, 150, 80, 64, 3, 4, 2), 1, 3),
+    attention("online, blocks come anew", (200, 200, 32, 48, 2, 3, 2), 1, 2),
+    attention("three consumers, two panels", (260, 90, 128, 96, 1, 3, 3), 1, 3),
+    attention("one query", (1, 50, 72, 64, 1, 2, 2), 3, 2, "bfloat16"),
+]
