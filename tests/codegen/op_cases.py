@@ -33,6 +33,22 @@ graph statistics(%x: f32[B,7,40]) {
   %p, %ps = pointwise(%a) {stats=64}
   return %a, %c, %d, %n, %ns, %ps
 }""",
+    "moments": """
+graph moments(%x: f32[B,6,8,40]) {
+  weight %w: f32[104,40]
+  weight %v: f32[33,104]
+  weight %u: f32[24,416]
+  weight %g: f32[40]
+  %a, %s = linear(%x, %w) {steps=[shift(0.5)], stats=64, sums=true}
+  %c = linear(%a, %v, %s) {steps=[layer_rstd($2, 104.0, 1e-6)]}
+  %m = move(%a) {map=map([B,6,8,104], reshape([B,3,2,4,2,104]), permute([0,1,3,4,2,5]), reshape([B,3,4,416]))}
+  %ms = move(%s) {map=map([B,6,8,4], reshape([B,3,2,4,2,4]), permute([0,1,3,4,2,5]), reshape([B,3,4,16]))}
+  %d = linear(%m, %u, %ms) {steps=[layer_rstd($2, 416.0, 1e-6)]}
+  %n, %ns = norm(%x, %g) {steps=[mul($1)], stats=32, sums=true}
+  %r, %rs = norm(%x, %g) {steps=[mul($1)], stats=32, recenter=true, sums=true}
+  %p, %ps = pointwise(%a) {stats=64, sums=true}
+  return %c, %d, %ns, %ps, %rs
+}""",
     "maps": """
 graph maps(%x: f32[B,3,32,48]) {
   weight %w: f32[64,768]

@@ -119,15 +119,15 @@ COUNTS = {
     "layer_scale": {"linear": 1 + 4 + 5 + 1, "attention": 2},
     "qk_norm": {"linear": 1 + 4 + 5 + 1, "attention": 2, "norm": 4},
     "swiglu": {"linear": 1 + 5 + 6 + 1, "attention": 2},
-    "map": {"linear": 1 + 4 + 4 + 4 + 1, "attention": 3, "norm": 1},
+    "map": {"linear": 1 + 4 + 4 + 4 + 1, "attention": 3},
     "parallel": {"linear": 1 + 8 + 10 + 1, "attention": 4},
-    # A merge sees how the means of its pixels differ, so that only the last stage is centred: the
-    # norms are that of the embedding, two a block of the first stage, the merge's and the last.
-    "swin": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 1 + 4 + 1 + 1, "reduce": 1},
-    "swin_padded": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 7, "reduce": 1},
-    "swin_rectangular": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 7, "reduce": 1},
-    "swin_features": {"linear": 1 + 8 + 1 + 8, "attention": 4, "norm": 7, "reduce": 1},
-    "swin_s3": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 7, "reduce": 1},
+    # The norms are that of the embedding, which nothing writes that could sum it up, and the last,
+    # whose rows are averaged before a product.
+    "swin": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 2, "reduce": 1},
+    "swin_padded": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 2, "reduce": 1},
+    "swin_rectangular": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 2, "reduce": 1},
+    "swin_features": {"linear": 1 + 8 + 1 + 8, "attention": 4, "norm": 2, "reduce": 1},
+    "swin_s3": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 2, "reduce": 1},
     # Two norms a block, behind attention and MLP, take the residual sums.
     "swinv2": {"linear": 1 + 8 + 1 + 8 + 1, "attention": 4, "norm": 1 + 8 + 1 + 1, "reduce": 1},
     "swinv2_padded": {"linear": 19, "attention": 4, "norm": 11, "reduce": 1},

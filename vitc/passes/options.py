@@ -29,8 +29,8 @@ class PassOptions:
     """Options of all passes.
 
     dtype: storage and multiplication type of activations and matrix weights. input_dtype,
-    output_dtype: of the graph's inputs and outputs. stats_width: columns that one partial sum of
-    squares covers (the target's epilogue tile). disable: names of passes and rules to leave out.
+    output_dtype: of the graph's inputs and outputs. stats_width: columns that one statistic of a row
+    covers (the target's epilogue tile). disable: names of passes and rules to leave out.
     check: interpret both sides of every rule application on random arrays (slow; for tests).
     dump_dir: folder for `NN-name.vit` after each pass, and for `repro.vit` when one fails.
     report: called after each pass.

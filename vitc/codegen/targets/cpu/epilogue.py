@@ -9,7 +9,7 @@ from vitc.codegen.kernel import Operand, Site
 from vitc.codegen.steps import readable, step_shape
 from vitc.ir.op import TypeMismatch
 from vitc.ir.types import DType, Shape, per_image
-from vitc.ops.fused import Fused, Step
+from vitc.ops.fused import ROW_SCALES, Fused, Step
 
 C_TYPES = {DType.FLOAT32: "float", DType.BFLOAT16: "bf16"}
 
@@ -64,7 +64,7 @@ class Epilogue:
 
     members: pointers that the functor holds, filled from the call's arguments. row: what is worked
     out once per row. lines: one statement per step. slice, parts: column width and number of the
-    emitted sums of squares, 0 for none.
+    emitted statistics, 0 for none. sums: whether every other one is a sum.
     """
 
     members: tuple[Member, ...]
@@ -72,6 +72,7 @@ class Epilogue:
     lines: tuple[str, ...]
     slice: int
     parts: int
+    sums: bool
 
 
 @dataclass
@@ -100,7 +101,7 @@ def refusal(site: Site) -> str | None:
     """Why the steps of the site cannot be rendered, or None."""
     assert isinstance(site.op, Fused)
     for step in site.op.steps:
-        if step.kind not in {*_BINARY_TEXT, "row_rstd"} and lone_step(step) is None:
+        if step.kind not in {*_BINARY_TEXT, *ROW_SCALES} and lone_step(step) is None:
             return f"step {step} has no form on the CPU"
     runtime = [t for t, const in zip(site.inputs, site.constant, strict=True) if not const]
     bad = [type_ for type_ in (*runtime, *site.results) if type_.dtype not in C_TYPES]
@@ -132,13 +133,15 @@ def render_epilogue(
     for number, step in enumerate(op.steps):
         _step(writer, number, step, inputs, result)
     position = len(inputs) if first_output is None else first_output
-    _store(writer, outputs[0], position, result, bool(op.stats))
+    _store(writer, outputs[0], position, result, op)
     parts = 0
     if op.stats:
         parts = per_image(outputs[1].type.shape[-1:])
         writer.members.append(Member("float*", "stats", f"arg<float>(call, {position + 1})"))
-        writer.row.append(Member("Vec", "squares", "Vec{}"))
-    return Epilogue(tuple(writer.members), tuple(writer.row), tuple(writer.lines), op.stats, parts)
+        names = ("squares", "sums") if op.sums else ("squares",)
+        writer.row.extend(Member("Vec", name, "Vec{}") for name in names)
+    members, row, lines = tuple(writer.members), tuple(writer.row), tuple(writer.lines)
+    return Epilogue(members, row, lines, op.stats, parts, op.sums)
 
 
 def _step(
@@ -150,8 +153,8 @@ def _step(
         writer.lines.append(line)
         return
     operand = inputs[step.operand]
-    if step.kind == "row_rstd":
-        _row_rstd(writer, number, step, operand, result)
+    if step.scales_rows:
+        _row_scale(writer, number, step, operand, result)
         return
     access = _require(row_access(operand, result), operand)
     pointer = _pointer(writer, step.operand, operand)
@@ -168,33 +171,36 @@ def _step(
     writer.lines.append(f"x = {_BINARY_TEXT[step.kind].format(o=value)};")
 
 
-def _row_rstd(writer: _Writer, number: int, step: Step, operand: Operand, result: Shape) -> None:
+def _row_scale(writer: _Writer, number: int, step: Step, operand: Operand, result: Shape) -> None:
     shape = (*result[:-1], operand.map.result[-1])
     assert step.operand is not None
     pointer = _pointer(writer, step.operand, operand)
     size, eps = step.values
     parts = per_image(shape[-1:])
+    name = "layer_rstd" if step.kind == "layer_rstd" else "rstd"
     access = row_access(operand, shape)
     if access is not None and not access.guards:
-        call = f"rstd<{parts}>({pointer} + ({access.row}), {int(size)}, {float_text(eps)})"
+        call = f"{name}<{parts}>({pointer} + ({access.row}), {int(size)}, {float_text(eps)})"
     else:
         runs = run_access(operand, shape)
         if runs is None or runs.guards:
             raise TypeMismatch(f"statistics %{operand.value} cannot be read through {operand.map}")
         start = f"[&](int64_t k) {{ return {runs.start}; }}"
-        call = f"rstd<{parts}, {runs.run}>({pointer}, {start}, {int(size)}, {float_text(eps)})"
+        call = f"{name}<{parts}, {runs.run}>({pointer}, {start}, {int(size)}, {float_text(eps)})"
     writer.row.append(Member("float", f"v{number}", call))
     writer.lines.append(f"x = x * row.v{number};")
 
 
-def _store(writer: _Writer, output: Operand, position: int, result: Shape, stats: bool) -> None:
+def _store(writer: _Writer, output: Operand, position: int, result: Shape, op: Fused) -> None:
     type_ = C_TYPES[output.type.dtype]
     access = _require(row_access(output, result), output)
     writer.members.append(Member(f"{type_}*", "out", f"arg<{type_}>(call, {position})"))
     writer.row.append(Member(f"{type_}*", "out", f"out + ({access.row})"))
-    if stats:
+    if op.stats:
         writer.lines.append("x = store(row.out + n, x, lanes);")
         writer.lines.append("row.squares = row.squares + x * x;")
+        if op.sums:
+            writer.lines.append("row.sums = row.sums + x;")
     else:
         writer.lines.append("store(row.out + n, x, lanes);")
 

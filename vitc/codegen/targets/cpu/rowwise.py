@@ -106,7 +106,7 @@ class CpuNorm(Kernel):
         assert isinstance(op, Norm)
         kind = {"layer": "kLayerNorm", "rms": "kRmsNorm"}[op.kind]
         m, columns = row_total(result), per_image(result[-1:])
-        steps = replace(op, stats=0) if op.recenter else op
+        steps = replace(op, stats=0, sums=False) if op.recenter else op
         epilogue = render_epilogue(steps, call.inputs, call.outputs, result)
         rows = left_rows(call.inputs[0], result, 0)
         first = RowPart(kind, m, columns, rows, epilogue, float_text(op.eps))
@@ -114,7 +114,7 @@ class CpuNorm(Kernel):
             return _rendered(first)
         # The mean of the finished rows is known only after them: centred where they lie.
         position = len(call.inputs)
-        plain = Fused((), op.stats, op.dtype)
+        plain = Fused((), op.stats, op.dtype, op.sums)
         centred = render_epilogue(plain, (), call.outputs, result, first_output=position)
         again = left_rows(call.outputs[0], result, position, "1")
         return _rendered(first, RowPart("kCenter", m, columns, again, centred))

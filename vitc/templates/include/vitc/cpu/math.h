@@ -86,5 +86,25 @@ VITC_INLINE float rstd(const float* parts, const Map& start, float n, float eps)
   return rsqrt(sum(total) / n + eps);
 }
 
+// 1 / sqrt(variance + eps) of a row whose writer left pairs (sum of squares, sum) in kParts floats,
+// in runs of kRun: mean(x^2) - mean(x)^2.
+template <int64_t kParts, int64_t kRun, class Map>
+VITC_INLINE float layer_rstd(const float* parts, const Map& start, float n, float eps) {
+  float squares = 0, sums = 0;
+  for (int64_t k = 0; k < kParts; k += kRun) {
+    const float* run = parts + start(k);
+    for (int64_t i = 0; i < kRun; i += 2) {
+      squares += run[i];
+      sums += run[i + 1];
+    }
+  }
+  const float mean = sums / n, variance = squares / n - mean * mean;
+  return rsqrt((variance > 0 ? variance : 0) + eps);
+}
+template <int64_t kParts>
+VITC_INLINE float layer_rstd(const float* parts, float n, float eps) {
+  return layer_rstd<kParts, kParts>(parts, [](int64_t) { return 0; }, n, eps);
+}
+
 }  // namespace VITC_ISA
 }  // namespace vitc
