@@ -1,0 +1,16 @@
+"""Hopper's GEMM over gathered rows emulated, in both orders."""
+
+from __future__ import annotations
+
+import pytest
+from kernels.gpu.case import run_emulated
+from kernels.gpu.gather_cases import gather_cases
+
+CASES = gather_cases()
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[case.name for case in CASES])
+def test_gather(index: int) -> None:
+    for statistics in run_emulated(CASES, index):
+        assert statistics.tensor_copies > 0
+        assert statistics.wgmma > 0
