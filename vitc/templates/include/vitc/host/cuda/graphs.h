@@ -33,7 +33,11 @@ class CudaGraphs {
       check();
       // The first run of a batch loads its kernels, which a capture may not do, and many programs
       // have but one.
-      if (!enabled_ || batches_.insert(work.batch()).second) return work.launch(stream);
+      if (!enabled_ || batches_.count(work.batch()) == 0) {
+        work.launch(stream);
+        batches_.insert(work.batch());  // unless it failed
+        return;
+      }
       entry = &make(work);
     }
     entry->used = ++clock_;
