@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +18,7 @@ from vitc.runtime.cuda_tensors import CudaFamilies
 from vitc.runtime.dtypes import DTYPES
 from vitc.runtime.library import PortInfo
 from vitc.runtime.place import Place, place_of
+from vitc.runtime.staging import Staging
 from vitc.runtime.tensors import view_all
 
 PORT = PortInfo("input", "x", "float16", (4, 3, 5, 7))
@@ -172,6 +175,60 @@ def test_export_that_nobody_takes() -> None:
     gc.collect()
     assert pool.free == 1
     assert not dlpack._exported
+
+
+class Recorder:
+    """Stands in for the driver: what was called, in order. Its handles are all addresses."""
+
+    index = 0
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.memory: list[np.ndarray[Any, Any]] = []
+
+    def __call__(self, function: str, *arguments: Any) -> int:
+        self.calls.append((function, *arguments))
+        self.memory.append(np.zeros(1 << 12, np.uint8))
+        return self.memory[-1].ctypes.data
+
+    def release(self, function: str, handle: Any) -> None:
+        self(function, handle)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        yield
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, *_ in self.calls]
+
+
+@pytest.mark.parametrize("stream", [None, 1, 2, -1, 77])
+def test_memory_that_another_stream_has_is_not_used_again(stream: int | None) -> None:
+    """Its consumer may be done on the CPU while its kernels still read; nothing says when."""
+    driver = Recorder()
+    pool = dlpack.BufferPool(cast(cuda.CudaDriver, driver))
+    first = dlpack.DeviceArray(pool, DTYPES["float32"], (2, 3), 24)
+    address = first.address
+    capsule = first.__dlpack__(stream=stream)
+    assert ("cuStreamWaitEvent" in driver.names) is (stream in (2, 77))
+    del first, capsule
+    gc.collect()
+    again = dlpack.DeviceArray(pool, DTYPES["float32"], (2, 3), 24).address == address
+    assert again is (stream in (None, 1))
+    assert (("cuMemFree", address) in driver.calls) is not again
+
+
+def test_staging_waits_for_its_copies_before_its_memory_is_freed() -> None:
+    driver = Recorder()
+    staging = Staging(cast(cuda.CudaDriver, driver))
+    staging.upload(PORT, np.zeros((4, 3, 5, 7), np.float16))  # and the call fails
+    copied = driver.names.index("cuMemcpyHtoDAsync")
+    del staging
+    gc.collect()
+    waited = driver.names.index("cuStreamSynchronize")
+    freed = min(driver.names.index(name) for name in ("cuMemFree", "cuMemFreeHost"))
+    assert copied < waited < freed
 
 
 def test_export_refuses_copies() -> None:

@@ -106,9 +106,8 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 
 class BufferPool:
-    """Memory of outputs, used again when nobody holds them any more.
-
-    All its users take turns on the default stream, or wait for it and make it wait.
+    """Memory of outputs, used again when nobody holds them any more. All its users take turns on
+    the default stream.
     """
 
     def __init__(self, driver: CudaDriver) -> None:
@@ -140,6 +139,7 @@ class DeviceArray:
         self.dtype = dtype.name
         self._pool = pool
         self._buffer = pool.take(size)
+        self._elsewhere = False  # whether another stream than the default one has it
 
     @property
     def address(self) -> int:
@@ -148,7 +148,9 @@ class DeviceArray:
 
     def __del__(self) -> None:
         buffer = getattr(self, "_buffer", None)
-        if buffer is not None:
+        # Another stream may still read when its owner lets go, and the default one would not wait
+        # for it: such memory is freed, for which the driver waits.
+        if buffer is not None and not self._elsewhere:
             self._pool.give_back(buffer)
 
     def __repr__(self) -> str:
@@ -170,8 +172,10 @@ class DeviceArray:
         del max_version  # what we give is older than any that is asked for
         if dl_device not in (None, self.__dlpack_device__()) or copy:
             raise BufferError("vitc gives its outputs where they are, without a copy")
-        if stream not in (None, -1, DEFAULT_STREAM):
-            self._make_wait(stream)
+        if stream not in (None, DEFAULT_STREAM):
+            self._elsewhere = True
+            if stream != -1:
+                self._make_wait(stream)
         return _export(self)
 
     def _make_wait(self, stream: int | None) -> None:

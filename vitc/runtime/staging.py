@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import weakref
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class Staging:
         self._slots: dict[PortInfo, _Slot] = {}
         self._stream = Stream(driver)
         self._busy = False
+        # Before the buffers are freed: after a call that failed they may still be copied from.
+        weakref.finalize(self, driver.release, "cuStreamSynchronize", self.stream)
 
     @property
     def stream(self) -> int:

@@ -110,7 +110,9 @@ VITC_API vitc_status vitc_context_destroy(vitc_context* context);
 /* Runs the model. Inputs and outputs come in the order of vitc_input_info and vitc_output_info and
  * all have the same batch; outputs overlap neither inputs nor each other. stream: a cudaStream_t or
  * hipStream_t, NULL for the default one; ignored on a CPU, where the call returns when the outputs
- * are written. */
+ * are written. A stream that is being captured records the run; its replays use the context's
+ * workspace and the weights of the capture, and no call on the context waits for them: the caller
+ * does, before vitc_read and vitc_context_destroy too. */
 VITC_API vitc_status vitc_run(vitc_context* context, const vitc_tensor* inputs, int32_t input_count,
                               const vitc_tensor* outputs, int32_t output_count, void* stream);
 
@@ -122,7 +124,7 @@ VITC_API vitc_status vitc_run_steps(vitc_context* context, const vitc_tensor* in
                                     int32_t output_count, void* stream, int32_t first,
                                     int32_t last);
 
-/* Copies workspace bytes [offset, offset + bytes) to host memory, after waiting for the device. */
+/* Copies workspace bytes [offset, offset + bytes) to host memory, after waiting for the runs. */
 VITC_API vitc_status vitc_read(vitc_context* context, uint64_t offset, void* host, uint64_t bytes);
 
 /* Runs the model `repeats` times and writes each step's median time. step_count must be the number
