@@ -76,6 +76,11 @@ def fastest(choice: Choice) -> list[str]:
     return []
 
 
+def chosen(choice: Choice) -> str:
+    """The configuration that was measured fastest, else the one that the cost model prefers."""
+    return next(name for name in (*fastest(choice), *choice.names) if name in choice.names)
+
+
 def _nearest(problems: Sequence[Mapping[str, Any]], choice: Choice) -> Mapping[str, float]:
     best, found = log(REACH), dict[str, float]()
     for entry in problems:

@@ -141,11 +141,12 @@ def kernels(graphs: Iterable[Graph], arch: str) -> list[str]:
 
 def every_tile(arch: str, dtype: DType) -> list[str]:
     """One GEMM with all tiles that selection may choose."""
-    card = ARCHITECTURES[arch]
-    tiles = gemm.tiles_of(card, dtype).values()
-    configs = tuple(gemm.Config(tile.cpp(card, dtype), i) for i, tile in enumerate(tiles, 1))
-    with patch.object(gemm, "choose_configs", lambda *_: configs):
-        return kernels([parse_graph(CHAIN.format(t=dtype.short))], arch)
+    graph = parse_graph(CHAIN.format(t=dtype.short))
+    (call,) = select(graph, find_target(f"cuda:{arch}", (1,))).calls
+    assert isinstance(call.kernel, gemm.GpuGemm)
+    names = gemm.tiles_of(ARCHITECTURES[arch], dtype)
+    configs = [call.kernel.config(call.site, name, i) for i, name in enumerate(names, 1)]
+    return [call.kernel.render_with(call, tuple(configs)).body]
 
 
 def joined(texts: Iterable[str]) -> str:

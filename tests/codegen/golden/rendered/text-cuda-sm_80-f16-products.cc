@@ -1,6 +1,6 @@
 // gemm %y loads operand 0 (%x) through reshape, permute, reshape, pad
 // %y, %s = linear(%m, %w-2, %table) {steps=[add($2)], stats=64} : f16[B,7,64], f32[B,7,1]
-// Mma<half>, 16, 64, 64, 1, 1, 4, true
+// GemmTile<Mma<half>, 16, 64, 64, 1, 1, 4, true>
 #include "vitc/gpu/gemm.cuh"
 #include "vitc/gpu/symbol.h"
 #include "vitc/kernel.h"
@@ -13,7 +13,8 @@ struct Epilogue {
   half* out;
   float* stats;
 
-  static constexpr bool kRowScale = false, kSumSquares = true;
+  static constexpr bool kRowScale = false;
+  using Statistics = Squares;
   // Calls visit with where each operand that goes with the row begins at columns n.
   static constexpr bool kOperands = true;
   template <class Visit>
@@ -36,7 +37,9 @@ struct Epilogue {
     steps(m, n, v, row_scale);
     store(m, n, v);
   }
-  VITC_DEVICE void sum_squares(int m, int slice, float sum) const { stats[m * 1 + slice] = sum; }
+  VITC_DEVICE void statistics(int m, int slice, const Statistics& s) const {
+    s.write(stats + (m * 1 + slice) * Statistics::kNumbers);
+  }
 };
 
 struct Source {
@@ -77,7 +80,7 @@ extern "C" int VITC_SYMBOL(VITC_KERNEL)(const vitc::Call& call) {
 extern "C" uint64_t VITC_SYMBOL(VITC_KERNEL_scratch)(int) { return 0; }
 
 // %z = linear(%y, %v-2, %s, %b, %y) {steps=[row_rstd($2, 64.0, 1e-06), add($3), gelu, add($4)]} : f16[B,7,64]
-// Mma<half>, 16, 64, 64, 1, 1, 4, true
+// GemmTile<Mma<half>, 16, 64, 64, 1, 1, 4, true>
 #include "vitc/gpu/gemm.cuh"
 #include "vitc/gpu/symbol.h"
 #include "vitc/kernel.h"
@@ -91,14 +94,15 @@ struct Epilogue {
   const half* in4;
   half* out;
 
-  static constexpr bool kRowScale = true, kSumSquares = false;
+  static constexpr bool kRowScale = true;
+  using Statistics = NoStatistics;
   // Calls visit with where each operand that goes with the row begins at columns n.
   static constexpr bool kOperands = true;
   template <class Visit>
   VITC_DEVICE void operands([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] const Visit& visit) const {
     visit(in4 + m * 64 + n);
   }
-  VITC_DEVICE float row_scale([[maybe_unused]] int m) const { return rstd<1, 1, 1>(in2, [&]([[maybe_unused]] int k) { return k + m; }, 1.f / 64, 1e-06f); }
+  VITC_DEVICE float row_scale([[maybe_unused]] int m) const { return rstd<Squares, 1, 1, 1>(in2, [&]([[maybe_unused]] int k) { return k + m; }, 1.f / 64, 1e-06f); }
   // All steps but the last, which stores: kernels that have several rows at hand load for all first.
   template <int V>
   VITC_DEVICE void steps([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] float (&v)[V],
@@ -117,7 +121,6 @@ struct Epilogue {
     steps(m, n, v, row_scale);
     store(m, n, v);
   }
-  VITC_DEVICE void sum_squares(int, int, float) const {}
 };
 
 struct Source {

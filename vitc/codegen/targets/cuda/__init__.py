@@ -24,6 +24,7 @@ from vitc.codegen.targets.gpu.elements import (
 from vitc.codegen.targets.gpu.gemm import GpuGemm
 from vitc.codegen.targets.gpu.rowwise import GpuConcat, GpuNorm, GpuPointwise, GpuSoftmax
 from vitc.codegen.targets.gpu.sm90_attention import Sm90Attention
+from vitc.codegen.targets.gpu.sm90_gather import Sm90GatherGemm
 from vitc.codegen.targets.gpu.sm90_gemm import Sm90Gemm
 from vitc.errors import InputError
 from vitc.ir.types import DType
@@ -107,7 +108,12 @@ def _kernels(tuning: Tuning, stats_width: int = STATS_WIDTH) -> tuple[Kernel, ..
 
 def _hopper(tuning: Tuning) -> tuple[Kernel, ...]:
     """The portable kernels behind those written for Hopper."""
-    return (Sm90Gemm(tuning), Sm90Attention(tuning), *_kernels(tuning, _HOPPER_STATS_WIDTH))
+    return (
+        Sm90Gemm(tuning),
+        Sm90GatherGemm(tuning, _HOPPER_STATS_WIDTH),
+        Sm90Attention(tuning),
+        *_kernels(tuning, _HOPPER_STATS_WIDTH),
+    )
 
 
 def parse(name: str, batches: Sequence[int]) -> CudaTarget:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from vitc.codegen.access import head_access
 from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
-from vitc.codegen.records import Choice, fastest
+from vitc.codegen.records import Choice, chosen
 from vitc.codegen.render import render
 from vitc.codegen.targets.gpu.attention_tiles import AttentionTile, Problem, tiles_of
 from vitc.codegen.targets.gpu.epilogue import C_TYPES, float_text, free_steps, multiples
@@ -120,9 +120,7 @@ class GpuAttention(GpuKernel):
 
     def render(self, call: KernelCall) -> Rendered:
         """One tile serves all batches: the fastest that is known of at the largest."""
-        choice = self.choice(call.site, self.tuning.batches[-1])
-        known = (name for name in fastest(choice) if name in choice.names)
-        return self.render_choice(call, next(known, choice.names[0]))
+        return self.render_choice(call, chosen(self.choice(call.site, self.tuning.batches[-1])))
 
     def render_choice(self, call: KernelCall, name: str) -> Rendered:
         op, site = call.site.op, call.site

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitc.ir.types import DType
@@ -70,3 +71,13 @@ class Tuning:
         if position + 1 == len(self.batches):
             return self.batches[-1]
         return int((self.batches[position] * self.batches[position + 1]) ** 0.5)
+
+    def spans(self, names: Sequence[str]) -> list[tuple[str, int]]:
+        """(name, largest batch that it is for) of what was chosen for each of `batches`; neighbours
+        that agree are one.
+        """
+        return [
+            (name, self.up_to(i))
+            for i, name in enumerate(names)
+            if i + 1 == len(names) or names[i + 1] != name
+        ]

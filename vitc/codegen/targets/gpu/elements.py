@@ -147,7 +147,7 @@ class GpuConv2d(_WindowKernel):
             epilogue=render_epilogue(op, call.inputs, call.outputs, result),
             window=window_of(x.shape, result, op, (height, width)),
             pixels=pixels,
-            configs=choose_configs(self.tuning, w.dtype, result, depth, 0),
+            configs=choose_configs(self.tuning, w.dtype, result, depth),
             depth=depth,
         )
         if op.groups == 1:

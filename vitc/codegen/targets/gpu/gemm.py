@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from vitc.codegen.access import row_count, run_access
 from vitc.codegen.kernel import KernelCall, Operand, Packing, Rendered, Site
-from vitc.codegen.records import Choice, fastest
+from vitc.codegen.records import Choice, chosen
 from vitc.codegen.render import render
 from vitc.codegen.steps import aliasable
 from vitc.codegen.targets.gpu.device import Architecture, Tuning
@@ -56,11 +56,11 @@ class Tile:
         return stages * (self.rows + self.columns) * (128 if self.deep else 64) + 4 * self.rows
 
     def cpp(self, arch: Architecture, dtype: DType) -> str:
-        """GemmTile's template arguments."""
+        """Its C++ type."""
         stages, copies = (self.stages, "true") if arch.async_copies else (2, "false")
         depth = self.depth(dtype.itemsize)
         sizes = (self.rows, self.columns, depth, self.warps_m, self.warps_n, stages)
-        return f"{arch.policy(dtype)}, {', '.join(map(str, sizes))}, {copies}"
+        return f"GemmTile<{arch.policy(dtype)}, {', '.join(map(str, sizes))}, {copies}>"
 
 
 _HEADERS = ("gpu/gemm.cuh", "gpu/loader.h", "gpu/warp_tile.h")
@@ -82,10 +82,14 @@ TILES = (
 
 @dataclass(frozen=True)
 class Config:
-    """A tile's template arguments, and the largest batch that it is for."""
+    """A tile's C++ type, the largest batch that it is for, and the function that launches it, with
+    the header where it is.
+    """
 
     tile: str
     up_to: int
+    function: str = "gemm"
+    header: str = "gpu/gemm.cuh"
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,9 @@ class GpuGemm(GpuKernel):
         return aliasable(call, first_step_operand=2)
 
     def render(self, call: KernelCall) -> Rendered:
-        site, op = call.site, _fused(call.site)
-        k = per_image(site.inputs[0].shape[-1:])
-        dtype, result = site.inputs[1].dtype, site.results[0].shape
-        configs = choose_configs(self.tuning, dtype, result, k, op.stats, step_kinds(op))
-        return self.render_with(call, configs)
+        names = [chosen(self.choice(call.site, batch)) for batch in self.tuning.batches]
+        spans = self.tuning.spans(names)
+        return self.render_with(call, tuple(self.config(call.site, *span) for span in spans))
 
     def choice(self, site: Site, batch: int) -> Choice:
         op, result = _fused(site), site.results[0].shape
@@ -143,9 +145,12 @@ class GpuGemm(GpuKernel):
         return tile_choice(arch, dtype, rows, n, k, op.stats, step_kinds(op))
 
     def render_choice(self, call: KernelCall, name: str) -> Rendered:
-        arch, dtype = self.tuning.arch, call.site.inputs[1].dtype
-        tile = tiles_of(arch, dtype)[name]
-        return self.render_with(call, (Config(tile.cpp(arch, dtype), self.tuning.batches[-1]),))
+        return self.render_with(call, (self.config(call.site, name, self.tuning.batches[-1]),))
+
+    def config(self, site: Site, name: str, up_to: int) -> Config:
+        """The configuration of a choice called `name`, for batches up to `up_to`."""
+        arch, dtype = self.tuning.arch, site.inputs[1].dtype
+        return Config(tiles_of(arch, dtype)[name].cpp(arch, dtype), up_to)
 
     def render_with(self, call: KernelCall, configs: tuple[Config, ...]) -> Rendered:
         """The kernel's text with these tiles, each up to a batch."""
@@ -170,36 +175,15 @@ def _fused(site: Site) -> Fused:
     return site.op
 
 
-def choose_configs(
-    tuning: Tuning,
-    dtype: DType,
-    result: Shape,
-    k: int,
-    stats: int,
-    steps: tuple[str, ...] | None = None,
-) -> tuple[Config, ...]:
-    """The tile for each batch of the tuning; neighbours that agree are one. steps: kinds of the
-    fused steps, by which records of times are found; None chooses by the model alone.
-    """
+def choose_configs(tuning: Tuning, dtype: DType, result: Shape, k: int) -> tuple[Config, ...]:
+    """What the model prefers for each batch of the tuning; neighbours that agree are one."""
     arch, n = tuning.arch, per_image(result[-1:])
     tiles = tiles_of(arch, dtype)
-    choices = [
-        tile_choice(arch, dtype, rows_at(result, batch), n, k, stats, steps or ())
+    names = [
+        tile_choice(arch, dtype, rows_at(result, batch), n, k, 0, ()).names[0]
         for batch in tuning.batches
     ]
-    chosen = [
-        next(
-            tiles[name]
-            for name in (*(fastest(choice) if steps is not None else ()), *choice.names)
-            if name in choice.names
-        )
-        for choice in choices
-    ]
-    return tuple(
-        Config(tile.cpp(arch, dtype), tuning.up_to(i))
-        for i, tile in enumerate(chosen)
-        if i + 1 == len(chosen) or chosen[i + 1] != tile
-    )
+    return tuple(Config(tiles[name].cpp(arch, dtype), up_to) for name, up_to in tuning.spans(names))
 
 
 def rows_at(result: Shape, batch: int) -> int:

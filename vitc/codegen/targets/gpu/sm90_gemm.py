@@ -29,7 +29,7 @@ from vitc.ir.types import DType, Shape, per_image
 from vitc.ops import Fused, Linear
 
 STATS_WIDTHS = (32, 64)
-_COLUMN_GROUP = 32  # kColumnGroup of vitc/gpu/sm90/tile.h
+COLUMN_GROUP = 32  # kColumnGroup of vitc/gpu/sm90/tile.h
 _CHUNK = 8  # elements of 16 bytes
 
 
@@ -97,7 +97,7 @@ class Sm90Gemm(GpuKernel):
         return writable(operand, site.results[0].shape)
 
     def packing(self, site: Site, index: int) -> Packing | None:
-        return Packing(f"columns{_COLUMN_GROUP}", pack_weight) if index == 1 else None
+        return Packing(f"columns{COLUMN_GROUP}", pack_weight) if index == 1 else None
 
     def in_place(self, call: KernelCall) -> tuple[int, ...]:
         return aliasable(call, first_step_operand=2)
@@ -113,16 +113,9 @@ class Sm90Gemm(GpuKernel):
 
     def choose(self, site: Site) -> list[tuple[Tile, int]]:
         """(tile, largest batch) for each batch of the tuning; neighbours that agree are one."""
-        tuning = self.tuning
-        chosen = [
-            choose_tile(problem(site, batch), tuning.arch.multiprocessors)
-            for batch in tuning.batches
-        ]
-        return [
-            (tile, tuning.up_to(i))
-            for i, tile in enumerate(chosen)
-            if i + 1 == len(chosen) or chosen[i + 1] != tile
-        ]
+        processors = self.tuning.arch.multiprocessors
+        names = [choose_tile(problem(site, b), processors).name for b in self.tuning.batches]
+        return [(tile_named(name), up_to) for name, up_to in self.tuning.spans(names)]
 
     def render_with(self, call: KernelCall, tiles: list[tuple[Tile, int]]) -> Rendered:
         """The kernel's text with these tiles, each up to a batch."""
@@ -176,11 +169,11 @@ def pack_weight(b: Builder, w: Value) -> Value:
     moved to 8 j + 2 q + e (q, j < 4; e < 2), which makes a thread's sums neighbours (tile.h).
     """
     n, k = per_image(w.shape[:1]), per_image(w.shape[1:])
-    if -n % _COLUMN_GROUP:
-        w = b.pad(w, 0, 0, -n % _COLUMN_GROUP)
-    groups = -(-n // _COLUMN_GROUP)
+    if -n % COLUMN_GROUP:
+        w = b.pad(w, 0, 0, -n % COLUMN_GROUP)
+    groups = -(-n // COLUMN_GROUP)
     w = b.permute(b.reshape(w, (groups, 4, 4, 2, k)), (0, 2, 1, 3, 4))
-    return b.reshape(w, (groups * _COLUMN_GROUP, k))
+    return b.reshape(w, (groups * COLUMN_GROUP, k))
 
 
 def _row_operand(epilogue: Epilogue, type_: str) -> str:

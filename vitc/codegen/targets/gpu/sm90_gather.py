@@ -1,0 +1,82 @@
+"""`linear` over gathered rows on Hopper: patch embeddings (vitc/gpu/sm90/gather_gemm.cuh)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from vitc.codegen.kernel import Operand, Site
+from vitc.codegen.records import Choice, fastest
+from vitc.codegen.targets.gpu.epilogue import C_TYPES
+from vitc.codegen.targets.gpu.gemm import Config, GpuGemm
+from vitc.codegen.targets.gpu.sm90_gemm import COLUMN_GROUP, STATS_WIDTHS, problem
+from vitc.codegen.targets.gpu.sm90_tiles import TILES, LargeTile, cost
+from vitc.codegen.targets.gpu.sources import row_source
+from vitc.ir.types import DType, per_image
+from vitc.ops import Fused
+
+_HEADERS = ("gpu/sm90/gather_gemm.cuh", "gpu/sm90/gather.h", "gpu/sm90/gemm.cuh", "gpu/sm90/tile.h")
+# The producer has registers for twelve rows of a lane.
+_TILES = {
+    tile.name: tile
+    for tile in TILES
+    if isinstance(tile, LargeTile)
+    and (tile.cluster, tile.consumers, tile.fetch) == (1, 2, True)
+    and tile.tile_rows <= 192
+}
+_MOST = 6  # tiles that a tuner tries beside the portable ones
+
+
+class Sm90GatherGemm(GpuGemm):
+    """The portable GEMM with tiles of Hopper's own beside its tiles. These have been compiled and
+    emulated, and not yet run on a card: one is taken where a record says that it is the fastest.
+    """
+
+    name: ClassVar[str] = "sm90_gather_gemm"
+
+    def refuses(self, site: Site) -> str | None:
+        op, a, w = site.op, *site.inputs[:2]
+        assert isinstance(op, Fused)
+        if w.dtype not in (DType.FLOAT16, DType.BFLOAT16) or a.dtype is not w.dtype:
+            return f"multiplies float16 or bfloat16, not {a.dtype.value} with {w.dtype.value}"
+        if per_image(w.shape[:1]) % COLUMN_GROUP:
+            return f"W must have whole groups of {COLUMN_GROUP} rows, it has {w.shape[0]}"
+        if any(step.scales_rows for step in op.steps):
+            return "it scales no rows"
+        return super().refuses(site)
+
+    def declines(self, site: Site, operands: tuple[Operand | None, ...]) -> str | None:
+        a = operands[0]
+        readable = a is not None and self.reads(site, 0, a)
+        if not readable or not row_source(a, site.inputs[0].shape).vector:
+            return "rows are gathered in whole, aligned chunks of 16 bytes"
+        return super().declines(site, operands)
+
+    def choice(self, site: Site, batch: int) -> Choice:
+        portable, wanted = super().choice(site, batch), problem(site, batch)
+        tiles = sorted(
+            (tile for tile in _TILES.values() if tile.takes(wanted)),
+            key=lambda tile: cost(tile, wanted, self.tuning.arch.multiprocessors),
+        )
+        known = (name for name in fastest(portable) if name in portable.names)
+        names = (*known, *portable.names, *(tile.name for tile in tiles[:_MOST]))
+        return replace(
+            portable,
+            kernel=self.name,
+            headers=(*portable.headers, *_HEADERS),
+            names=tuple(dict.fromkeys(names)),
+        )
+
+    def config(self, site: Site, name: str, up_to: int) -> Config:
+        if name not in _TILES:
+            return super().config(site, name, up_to)
+        tile, op = _TILES[name], site.op
+        assert isinstance(op, Fused)
+        ping_pong = str(tile.ping_pong).lower()
+        sizes = (tile.rows, tile.columns, tile.stages, ping_pong, op.stats or STATS_WIDTHS[0])
+        return Config(
+            f"sm90::GatherTile<{C_TYPES[site.inputs[1].dtype]}, {', '.join(map(str, sizes))}>",
+            up_to,
+            "sm90::gather_gemm",
+            "gpu/sm90/gather_gemm.cuh",
+        )
