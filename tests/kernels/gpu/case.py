@@ -55,6 +55,27 @@ def decode(array: NDArray, dtype: str) -> NDArray:
     return array.astype(np.float64)
 
 
+def statistics(values: NDArray, width: int, *, sums: bool) -> NDArray:
+    """What a kernel leaves of rows [m, n] that it has stored: for each `width` columns the sum of
+    squares and, with sums, the sum.
+    """
+    slices = np.pad(values, ((0, 0), (0, -values.shape[1] % width)))
+    slices = slices.reshape(len(values), -1, width)
+    squares = (slices**2).sum(-1)
+    if not sums:
+        return squares
+    return np.stack((squares, slices.sum(-1)), -1).reshape(len(values), -1)
+
+
+def emitting(width: int, columns: int, *, sums: bool) -> str:
+    """Members of a functor by which statistics go to `stats`."""
+    return f"""  using Statistics = gpu::{"SquaresAndSum" if sums else "Squares"};
+  float* stats;
+  VITC_DEVICE void statistics(int m, int slice, const Statistics& s) const {{
+    s.write(stats + (m * {-(-columns // width)} + slice) * Statistics::kNumbers);
+  }}"""
+
+
 def poison(shape: Sequence[int] | int, dtype: str) -> NDArray:
     """An output buffer full of NaN: what a kernel leaves out shows."""
     return encode(np.full(shape, np.nan, np.float32), dtype)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from kernels.gpu.case import CPP, Case, compare, decode, draw, poison
+from kernels.gpu.case import CPP, Case, compare, decode, draw, emitting, poison, statistics
 from numpy.typing import NDArray
 
 POLICY = {
@@ -165,24 +165,25 @@ def activation(form: str, name: str) -> Case:
     return Case(f"{name} {form}", text, [a, w, poison((m, n), t.dtype), bias], check, (m,), t.arch)
 
 
-def norm_chain(form: str, n: int, *, slices: int = 3, chosen: Tile | None = None) -> Case:
-    """rstd from partial sums, bias, gate, periodic table, residual, and partial sums out."""
+def norm_chain(form: str, n: int, *, sums: bool = False, chosen: Tile | None = None) -> Case:
+    """rstd from statistics, bias, gate, periodic table, residual, and statistics out."""
     t = chosen or tile(form)
     m, k, period = 70, 128, 10
-    width = t.slice
-    parts = -(-n // width)
     a, av = draw((m, k), t.dtype, 6, exact=False)
     w, wv = draw((n, k), t.dtype, 7, exact=False)
     bias, bv = draw((n,), t.dtype, 8, exact=False)
     gate, gv = draw((m, n), t.dtype, 9, exact=False)
     table, tv = draw((period, n), t.dtype, 10, exact=False)
     residual, rv = draw((m, n), t.dtype, 11, exact=False)
-    sums = np.abs(draw((m, slices), "float32", 12, exact=False)[0]) * k
-    rstd = 1 / np.sqrt(sums.astype(np.float64).sum(1) / k + 1e-6)
-    want = (av @ wv.T * rstd[:, None] + bv) * gv + tv[np.arange(m) % period] + rv
+    ov = draw((m, k), t.dtype, 12, exact=False)[1] + 3.0  # a mean of three deviations
+    given = statistics(ov, 48, sums=sums).astype(np.float32)
+    variance = ov.var(1) if sums else (ov**2).mean(1)
+    want = (
+        (av @ wv.T / np.sqrt(variance + 1e-6)[:, None] + bv) * gv + tv[np.arange(m) % period] + rv
+    )
     epilogue = f"""  VITC_DEVICE float row_scale(int row) const {{
-    return gpu::rstd<{slices}, {slices}>(
-        sums_in, [&](int) {{ return row * {slices}; }}, 1.f / {k}, 1e-6f);
+    return gpu::rstd<Statistics, {given.shape[1]}, {given.shape[1]}>(
+        given, [&](int) {{ return row * {given.shape[1]}; }}, 1.f / {k}, 1e-6f);
   }}
   template <int V>
   VITC_DEVICE void operator()(int row, int column, float (&v)[V], float row_scale) const {{
@@ -192,9 +193,6 @@ def norm_chain(form: str, n: int, *, slices: int = 3, chosen: Tile | None = None
     gpu::add(v, table + row % {period} * kN + column);
     gpu::add(v, residual + row * kN + column);
     gpu::write(out + row * kN + column, v);
-  }}
-  VITC_DEVICE void sum_squares(int row, int slice, float sum) const {{
-    sums_out[row * {parts} + slice] = sum;
   }}"""
     names = ("out", "bias", "gate", "table", "residual")
     text = program(
@@ -203,21 +201,48 @@ def norm_chain(form: str, n: int, *, slices: int = 3, chosen: Tile | None = None
         k,
         source=PLAIN_SOURCE,
         epilogue=epilogue,
-        members="static constexpr bool kRowScale = true, kSumSquares = true;\n"
-        "  T *out, *bias, *gate, *table, *residual;\n  float *sums_in, *sums_out;",
+        members="static constexpr bool kRowScale = true;\n"
+        "  T *out, *bias, *gate, *table, *residual;\n  float* given;\n"
+        + emitting(t.slice, n, sums=sums),
         arguments="".join(f"epilogue.{x} = (T*)args[{i}];\n  " for i, x in enumerate(names, 2))
-        + "epilogue.sums_in = (float*)args[7];\n  epilogue.sums_out = (float*)args[8];",
+        + "epilogue.given = (float*)args[7];\n  epilogue.stats = (float*)args[8];",
     )
 
     def check(arrays: Sequence[NDArray]) -> None:
         compare(arrays[2], want, t.dtype, exact=False, factor=1.5)
-        stored = np.pad(decode(arrays[2], t.dtype) ** 2, ((0, 0), (0, parts * width - n)))
-        squares = stored.reshape(m, parts, width).sum(-1)
-        np.testing.assert_allclose(arrays[8], squares, rtol=1e-4, atol=1e-4)
+        stored = statistics(decode(arrays[2], t.dtype), t.slice, sums=sums)
+        np.testing.assert_allclose(arrays[8], stored, rtol=1e-4, atol=1e-4)
 
     out = poison((m, n), t.dtype)
-    arrays = [a, w, out, bias, gate, table, residual, sums, poison((m, parts), "float32")]
-    return Case(f"norm chain {form} n={n}", text, arrays, check, (m,), t.arch)
+    left = poison(statistics(want, t.slice, sums=sums).shape, "float32")
+    arrays = [a, w, out, bias, gate, table, residual, given, left]
+    return Case(f"norm chain {form} n={n} sums={sums}", text, arrays, check, (m,), t.arch)
+
+
+def exact_statistics(form: str, n: int) -> Case:
+    """Integers, and their sums and sums of squares."""
+    t = tile(form)
+    m, k = 75, 40
+    a, av = draw((m, k), t.dtype, 16, exact=True)
+    w, wv = draw((n, k), t.dtype, 17, exact=True)
+    want = av @ wv.T
+    text = program(
+        t,
+        n,
+        k,
+        source=PLAIN_SOURCE,
+        epilogue=PLAIN,
+        members="T* out;\n" + emitting(t.slice, n, sums=True),
+        arguments="epilogue.out = (T*)args[2];\n  epilogue.stats = (float*)args[3];",
+    )
+
+    def check(arrays: Sequence[NDArray]) -> None:
+        compare(arrays[2], want, t.dtype, exact=True)
+        compare(arrays[3], statistics(want, t.slice, sums=True), "float32", exact=True)
+
+    left = poison(statistics(want, t.slice, sums=True).shape, "float32")
+    arrays = [a, w, poison((m, n), t.dtype), left]
+    return Case(f"exact statistics {form} n={n}", text, arrays, check, (m,), t.arch)
 
 
 def functor(dtype: str, row: str, column: str, *, vector: bool) -> str:
@@ -322,6 +347,9 @@ def gemm_cases(form: str) -> list[Case]:
         mapped_rows(form),
         norm_chain(form, 72),
         norm_chain(form, 37),
+        norm_chain(form, 72, sums=True),
+        exact_statistics(form, 72),
+        exact_statistics(form, 37),
         patches(form, 14, 44),
         patches(form, 8, 32, "float32"),
     ]

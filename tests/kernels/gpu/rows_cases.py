@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from kernels.gpu.attention_cases import softmax
-from kernels.gpu.case import CPP, Case, compare, decode, draw, encode, poison
+from kernels.gpu.case import CPP, Case, compare, decode, draw, emitting, encode, poison, statistics
 from kernels.gpu.gemm_cases import PLAIN, Tile, functor, program, tile
 from numpy.typing import NDArray
 
@@ -17,19 +17,17 @@ AFFINE = "gpu::multiply(v, w + n);\n    gpu::add(v, b + n);"
 
 
 def text(
-    dtype: str, n: int, launch: str, *, steps: str = "", before: str = "", stats: int = 0
+    dtype: str,
+    n: int,
+    launch: str,
+    *,
+    steps: str = "",
+    before: str = "",
+    stats: int = 0,
+    sums: bool = False,
 ) -> str:
-    """args: x, w, b, out and, with stats, sums of squares over slices of that many columns."""
-    parts = -(-n // stats) if stats else 0
-    squares = (
-        f"""  static constexpr bool kSumSquares = true;
-  VITC_DEVICE void sum_squares(int m, int slice, float sum) const {{
-    sums[m * {parts} + slice] = sum;
-  }}
-"""
-        if stats
-        else ""
-    )
+    """args: x, w, b, out and, with stats, statistics of slices of that many columns."""
+    emitted = emitting(stats, n, sums=sums) if stats else "  float* stats;"
     return f"""
 using gpu::half;
 using gpu::bfloat16;
@@ -39,8 +37,8 @@ constexpr int kN = {n};
 struct Epilogue : gpu::NoRowTerms {{
   const T *w, *b;
   T* out;
-  float* sums;
-{squares}  template <int V>
+{emitted}
+  template <int V>
   VITC_DEVICE void operator()(int m, int n, float (&v)[V], float) const {{
     {steps}
     gpu::write(out + m * kN + n, v);
@@ -49,7 +47,7 @@ struct Epilogue : gpu::NoRowTerms {{
 extern "C" int @run@(void* const* args, const int64_t* sizes) {{
   Epilogue epilogue;
   epilogue.w = (const T*)args[1], epilogue.b = (const T*)args[2];
-  epilogue.out = (T*)args[3], epilogue.sums = (float*)args[4];
+  epilogue.out = (T*)args[3], epilogue.stats = (float*)args[4];
   const T* x = (const T*)args[0];
   const int m = int(sizes[0]);
   {launch}
@@ -67,8 +65,9 @@ def case(
     *,
     affine: Sequence[NDArray] | None = None,
     stats: int = 0,
+    sums: bool = False,
 ) -> Case:
-    parts = -(-want.shape[-1] // stats) if stats else 1
+    parts = statistics(want, stats, sums=sums).shape[1] if stats else 1
     nothing = np.zeros(1, np.float32)
     w, b = affine or (nothing, nothing)
     arrays = [x, w, b, poison(want.shape, dtype), poison((rows, parts), "float32")]
@@ -76,8 +75,8 @@ def case(
     def check(after: Sequence[NDArray]) -> None:
         compare(after[3], want, dtype, exact=False)
         if stats:
-            squares = decode(after[3], dtype).reshape(rows, parts, stats) ** 2
-            np.testing.assert_allclose(after[4], squares.sum(-1), rtol=1e-4)
+            stored = statistics(decode(after[3], dtype), stats, sums=sums)
+            np.testing.assert_allclose(after[4], stored, rtol=1e-4, atol=1e-5)
 
     return Case(f"{name} {dtype}", source, arrays, check, (rows,), 75, header=HEADER)
 
@@ -92,7 +91,9 @@ def normalised(x: NDArray, *, centre: bool) -> NDArray:
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
 
 
-def norm(dtype: str, n: int, *, centre: bool, affine: bool, stats: int = 0) -> Case:
+def norm(
+    dtype: str, n: int, *, centre: bool, affine: bool, stats: int = 0, sums: bool = False
+) -> Case:
     rows = 11
     x, xv = draw((rows, n), dtype, 31, exact=False)
     w, wv = draw((n,), dtype, 32, exact=False)
@@ -100,9 +101,10 @@ def norm(dtype: str, n: int, *, centre: bool, affine: bool, stats: int = 0) -> C
     want = normalised(xv, centre=centre)
     want = want * wv + bv if affine else want
     launch = row_launch("kLayerNorm" if centre else "kRmsNorm", stats)
-    source = text(dtype, n, launch, steps=AFFINE if affine else "", stats=stats)
-    name = f"{'layer' if centre else 'rms'} norm of {n}" + (" with statistics" if stats else "")
-    return case(name, dtype, source, x, want, rows, affine=(w, b), stats=stats)
+    source = text(dtype, n, launch, steps=AFFINE if affine else "", stats=stats, sums=sums)
+    emitted = f" with{' sums and' if sums else ''} statistics of {stats}" if stats else ""
+    name = f"{'layer' if centre else 'rms'} norm of {n}{emitted}"
+    return case(name, dtype, source, x, want, rows, affine=(w, b), stats=stats, sums=sums)
 
 
 def picked_norm(dtype: str) -> Case:
@@ -154,6 +156,7 @@ def reduction(dtype: str, kind: str, outer: int, reduced: int, inner: int) -> Ca
 def rows_cases(dtype: str) -> list[Case]:
     return [
         norm(dtype, 192, centre=True, affine=True, stats=64),
+        norm(dtype, 104, centre=True, affine=True, stats=32, sums=True),
         norm(dtype, 768, centre=True, affine=False),
         norm(dtype, 50, centre=True, affine=True),
         norm(dtype, 33, centre=False, affine=False),

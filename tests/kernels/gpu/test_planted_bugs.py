@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from kernels.emu import sm90_cases
 from kernels.emu.emulation import SCHEDULES, EmulationError, build, patched_headers
 from kernels.gpu.attention_cases import Shape, Terms, Windows, attention, windows
 from kernels.gpu.case import Case, bundle
@@ -23,6 +24,9 @@ GEMM_TF32 = plain("gemm tf32", tile("tf32"), 75, 72, 128, exact=True)
 GEMM_LONG = plain("gemm float32, long k", tile("float32"), 16, 32, 3072, exact=False)
 GEMM_SIMT = plain("gemm simt", tile("float32 sm_75"), 75, 72, 128, exact=True)
 CHAIN = norm_chain("float16", 72)
+SUMS = norm_chain("float16", 72, sums=True)
+SUMS_SM90 = sm90_cases.gemm("three", 75, 96, 72, sums=True)
+SUMS_SPLIT = sm90_cases.gemm("two parts", 75, 96, 136, sums=True)
 ONLINE = attention("online", "float16", Shape(40, 75, 32, 32, 32, 2))
 ONE_PASS = attention("one pass", "float16", Shape(40, 75, 32, 32, 80, 2))
 FLOAT = attention("float", "float32", Shape(40, 75, 32, 32, 32, 2))
@@ -179,16 +183,51 @@ BUGS = [
         "gemm: shuffle under a row's mask",
         CHAIN,
         "gemm.cuh",
-        "squares = warp_sum<4>(squares);",
-        "if (row < m) squares = warp_sum<4>(squares);",
+        "slice = slice.template total<4>();",
+        "if (row < m) slice = slice.template total<4>();",
         "divergent shuffle_xor",
     ),
     Bug(
         "gemm: sum over half of the row's lanes",
         CHAIN,
         "gemm.cuh",
-        "warp_sum<4>(squares)",
-        "warp_sum<2>(squares)",
+        "total<4>()",
+        "total<2>()",
+    ),
+    Bug(
+        "gemm: a lane's sum instead of the row's",
+        SUMS,
+        "epilogue.cuh",
+        "warp_sum<kLanes>(sum)}",
+        "sum}",
+    ),
+    Bug(
+        "gemm: deviations from sums read as squares",
+        SUMS,
+        "epilogue.cuh",
+        "squares += from[0];",
+        "squares += from[1];",
+    ),
+    Bug(
+        "gemm: a deviation without the mean",
+        SUMS,
+        "epilogue.cuh",
+        "-mean * mean",
+        "0.f * mean",
+    ),
+    Bug(
+        "sm90: a slice's statistics go on in the next",
+        SUMS_SM90,
+        "sm90/tile.h",
+        "        slices[i] = {};\n",
+        "",
+    ),
+    Bug(
+        "sm90: statistics of half a slice",
+        SUMS_SPLIT,
+        "sm90/split_gemm.cuh",
+        "total<kSlice / kVector>()",
+        "total<kSlice / kVector / 2>()",
     ),
     Bug(
         "gemm: row scales of another row",
