@@ -47,8 +47,7 @@ class Sm90GatherGemm(GpuGemm):
 
     def declines(self, site: Site, operands: tuple[Operand | None, ...]) -> str | None:
         a = operands[0]
-        readable = a is not None and self.reads(site, 0, a)
-        if not readable or not row_source(a, site.inputs[0].shape).vector:
+        if a is None or not self.reads(site, 0, a) or not row_source(a, a.map.result).vector:
             return "rows are gathered in whole, aligned chunks of 16 bytes"
         return super().declines(site, operands)
 

@@ -1,0 +1,142 @@
+"""Gathered rows on Hopper: which configuration is taken, and that those of Hopper's own are right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graphs import assign, errors
+
+from vitc.codegen import records
+from vitc.codegen.kernel import KernelCall, Rendered
+from vitc.codegen.select import select
+from vitc.codegen.targets import find_target
+from vitc.codegen.targets.gpu.gemm import GpuGemm
+from vitc.codegen.targets.gpu.sm90_gather import Sm90GatherGemm
+from vitc.ir.types import DType
+
+# Patches behind the places of tokens, statistics, and a product that normalises by them.
+PATCHES = """
+graph patches(%x: f32[B,{c},{h},{w}]) {{
+  weight %w: f32[{n},{k}]
+  weight %table: f32[1,{rows},{n}]
+  weight %v: f32[32,{n}]
+  %m = move(%x) {{map=map([B,{c},{h},{w}], slice(2,0,{used},1), slice(3,0,{across},1), reshape([B,{c},{y},{p},{xs},{p}]), permute([0,2,4,1,3,5]), reshape([B,{yx},{k}]), pad(1,{tokens},0))}}
+  %y, %s = linear(%m, %w, %table) {{steps=[add($2)], stats=32}}
+  %z = linear(%y, %v, %s) {{steps=[row_rstd($2, {n}.0, 1e-6)]}}
+  return %z
+}}"""
+
+
+def patches(n: int, c: int, p: int, size: tuple[int, int], tokens: int) -> str:
+    y, xs = size[0] // p, size[1] // p
+    return PATCHES.format(
+        n=n, c=c, h=size[0], w=size[1], k=c * p * p, y=y, xs=xs, p=p, yx=y * xs,
+        rows=y * xs + tokens, tokens=tokens,
+        used=y * p, across=xs * p,
+    )  # fmt: skip
+
+
+VIT = patches(96, 3, 16, (48, 80), 1)
+
+
+def first_call(text: str, batches: tuple[int, ...], dtype: DType = DType.FLOAT16) -> KernelCall:
+    call, *_ = select(assign(text, dtype), find_target("cuda:sm_90a", batches)).calls
+    return call
+
+
+@pytest.fixture(autouse=True)
+def no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITC_CACHE", str(tmp_path))
+
+
+def choice_at(call: KernelCall, batch: int) -> records.Choice:
+    choice = call.kernel.choice(call.site, batch)
+    assert choice is not None
+    return choice
+
+
+def portable_form(call: KernelCall) -> KernelCall:
+    """The call as one of the portable kernel."""
+    assert isinstance(call.kernel, Sm90GatherGemm)
+    return replace(call, kernel=GpuGemm(call.kernel.tuning, call.kernel.stats_width))
+
+
+def render(call: KernelCall) -> Rendered:
+    return call.kernel.render(call)
+
+
+def record(call: KernelCall, batch: int, name: str) -> None:
+    """Makes `name` the fastest for a batch."""
+    choice = choice_at(call, batch)
+    assert name in choice.names
+    about = {"device": "Test Card", "arch": "sm_90a", "toolkit": "99.1", "date": ""}
+    measured = records.Measured(choice.kernel, choice.problem, choice.size, {name: 1.0})
+    digest = records.kernel_digest(choice.headers)
+    path = records.user_file("Test Card", "sm_90a", "99.1")
+    records.store(path, about, {choice.kernel: digest}, [measured])
+
+
+def test_without_a_record_it_is_the_portable_kernel() -> None:
+    call = first_call(VIT, (1, 64))
+    portable = portable_form(call)
+    assert render(call) == render(portable)
+    names, others = choice_at(portable, 64).names, choice_at(call, 64).names
+    assert others[: len(names)] == names
+    assert len(others) > len(names)
+
+
+def test_a_record_of_the_portable_kernel_is_followed() -> None:
+    call = first_call(VIT, (64,))
+    portable = portable_form(call)
+    slowest = choice_at(portable, 64).names[-1]
+    assert choice_at(call, 64).names[0] != slowest
+    record(portable, 64, slowest)
+    assert choice_at(call, 64).names[0] == slowest
+    assert render(call) == render(portable)
+
+
+def test_a_record_chooses_a_tile_of_hoppers_own_at_its_batch(golden: Any) -> None:
+    call = first_call(VIT, (1, 64))
+    record(call, 64, "pp128x96c1")
+    text = render(call)
+    assert [part.split("<")[0] for part in text.config.split("; ")] == [
+        "GemmTile", "sm90::GatherTile"
+    ]  # fmt: skip
+    golden.check(text.body, suffix=".cc")
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype", "name"),
+    [
+        (VIT, DType.FLOAT16, "pp128x96c1"),
+        (patches(64, 2, 32, (99, 72), 5), DType.BFLOAT16, "co128x96c1"),
+        (patches(160, 1, 8, (40, 56), 0), DType.FLOAT16, "pp64x192c1"),
+    ],
+)
+def test_hoppers_tiles_are_right(
+    text: str, dtype: DType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitc.codegen.targets.gpu.sm90_gather._MOST", 99)
+    call = first_call(text, (3,), dtype)
+    record(call, 3, name)
+    assert "GatherTile" in render(call).config
+    found = errors(assign(text, dtype), tmp_path, target="cuda:sm_90a:emulated")
+    assert 1e-5 < max(found.values()) < {DType.FLOAT16: 4e-3, DType.BFLOAT16: 3e-2}[dtype], found
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype", "boundary"),
+    [
+        (patches(96, 3, 14, (28, 56), 1), DType.FLOAT16, None),  # rows of 28 bytes
+        (patches(96, 3, 16, (48, 84), 1), DType.FLOAT16, None),  # rows of the image at 8 bytes
+        (patches(48, 3, 16, (48, 80), 1), DType.FLOAT16, None),
+        (VIT, DType.FLOAT16, DType.FLOAT32),
+        (VIT, DType.TF32, None),
+    ],
+)
+def test_others_are_portable(text: str, dtype: DType, boundary: DType | None) -> None:
+    call, *_ = select(assign(text, dtype, boundary), find_target("cuda:sm_90a", (3,))).calls
+    assert type(call.kernel) is GpuGemm
