@@ -15,6 +15,7 @@ from vitc.codegen.select import select
 from vitc.codegen.sources import INCLUDE
 from vitc.codegen.targets import find_target
 from vitc.codegen.targets.gpu.sm90_attention import Sm90Attention
+from vitc.codegen.targets.gpu.sm90_gather import Sm90GatherGemm
 from vitc.codegen.targets.gpu.sm90_gemm import Sm90Gemm, problem
 from vitc.codegen.targets.gpu.sm90_tiles import TILES
 from vitc.codegen.toolchain import Toolchain
@@ -43,6 +44,17 @@ graph g(%x: {t}[B,197,768]) {{
   weight %w: {t}[1000,768]
   %y = linear(%x, %w)
   return %y
+}}
+"""
+# The patch embedding of ViT-B/16: a class token's row, positions, statistics.
+VIEW = "reshape([B,3,14,16,14,16]), permute([0,2,4,1,3,5]), reshape([B,196,768]), pad(1,1,0)"
+PATCHES = """
+graph g(%x: {t}[B,3,224,224]) {{
+  weight %w: {t}[768,768]
+  weight %table: f32[1,197,768]
+  %m = move(%x) {{map=map([B,3,224,224], {view})}}
+  %y, %s = linear(%m, %w, %table) {{steps=[add($2)], stats=32}}
+  return %y, %s
 }}
 """
 FLAGS = (
@@ -101,6 +113,32 @@ def test_compiles(
     assert len(re.findall(r"\bHGMMA\.", sass)) == products
     assert "UTMALDG.2D" in sass
     assert ("UTMALDG.2D.MULTICAST" in sass) == tile.endswith("c2")
+    assert "LDL" not in sass
+    assert re.search(r"STG\.E\.128", sass)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tile", "rows", "products"),
+    [
+        ("f16", "pp128x192c1", 128, 16),
+        ("bf16", "pp192x96c1", 192, 24),
+        ("f16", "co128x256c1", 128, 8),
+    ],
+)
+def test_gathered_rows_compile(
+    dtype: str, tile: str, rows: int, products: int, cuda_toolchain: Toolchain, tmp_path: Path
+) -> None:
+    graph = parse_graph(PATCHES.format(t=dtype, view=VIEW))
+    (call,) = select(graph, find_target("cuda:sm_90a", (256,))).calls
+    assert isinstance(call.kernel, Sm90GatherGemm)
+    text = call.kernel.render_choice(call, tile).body.replace(KERNEL, "kernel")
+    sass = machine_code(text, cuda_toolchain, tmp_path)
+    assert len(re.findall(r"\bHGMMA\.", sass)) == products
+    # A lane copies so many of a stage's chunks of 16 bytes.
+    assert len(re.findall(r"\bLDGSTS\.E\.BYPASS\.128", sass)) == rows * 8 // 32
+    # They have landed and are fenced before the warp says so.
+    assert re.search(r"DEPBAR\.LE SB0, 0x0.*?FENCE\.VIEW\.ASYNC.*?SYNCS\.ARRIVE", sass, re.DOTALL)
+    assert "UTMALDG.5D" in sass
     assert "LDL" not in sass
     assert re.search(r"STG\.E\.128", sass)
 
