@@ -119,8 +119,10 @@ def test_a_graph_is_warmed_up_behind_the_current_stream(monkeypatch: pytest.Monk
         def parameters(self) -> Any:
             return iter([SimpleNamespace(device=torch.device("cuda"))])
 
-        def __call__(self, _: Tensor) -> None:
+        def __call__(self, x: Tensor) -> None:
             order.append("run")
+            if len(x) > 1:
+                raise RuntimeError("out of memory")
 
     side = SimpleNamespace(
         wait_stream=lambda other: order.append(f"wait for {other}"),
@@ -138,6 +140,10 @@ def test_a_graph_is_warmed_up_behind_the_current_stream(monkeypatch: pytest.Monk
     run(x)
     warmed = ["wait for current", "run", "run", "run", "synchronize"]
     assert order == [*warmed, "run", "replay", "replay"]
+    order.clear()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(torch.zeros(2))
+    assert order == ["wait for current", "run", "synchronize"]
 
 
 def test_inputs_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,10 +56,12 @@ def _graph(model: nn.Module) -> Run:
             side = torch.cuda.Stream()
             # It waits for nobody by itself, and weights and images may still be on their way.
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(3):  # libraries choose their kernels before the capture
-                    model(images)
-            side.synchronize()
+            try:
+                with torch.cuda.stream(side):
+                    for _ in range(3):  # libraries choose their kernels before the capture
+                        model(images)
+            finally:  # nor does anybody wait for it before the memory of a failed run is used again
+                side.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 result = model(images)
