@@ -55,6 +55,15 @@ graph g(%x: f16[B,2,2,20,16]) {
   return %z
 }
 """
+# Patches of images: Hopper's own tiles beside the portable ones.
+PATCHES = """
+graph g(%x: f16[B,32,48]) {
+  weight %w: f16[32,256]
+  %m = move(%x) {map=map([B,32,48], reshape([B,2,16,3,16]), permute([0,1,3,2,4]), reshape([B,6,256]))}
+  %y = linear(%m, %w)
+  return %y
+}
+"""
 SLOW = 100.0
 REGENERATE = (
     "vitc tune vit_base_patch16_224 vit_large_patch16_384 --batch 1,8,32,64,256 --target "
@@ -115,7 +124,7 @@ def tune(graph: Graph, options: CompileOptions, card: FakeCard, **more: bool) ->
 
 def configurations(graph: Graph, options: CompileOptions) -> list[str]:
     target = find_target(options.target, options.batches)
-    return [target.render(call)["sm_80"].config for call in select(graph, target).calls]
+    return [target.render(call)[target.isas[0]].config for call in select(graph, target).calls]
 
 
 def test_the_fastest_is_recorded_and_then_compiled(graph: Graph, options: CompileOptions) -> None:
@@ -158,6 +167,23 @@ def test_attention_with_every_term(options: CompileOptions) -> None:
     assert not report.tuned[0].wrong
     assert set(report.tuned[0].us) == set(work.choice.names)
     assert configurations(graph, options) != before
+
+
+def test_gathered_rows_take_hoppers_tile_where_it_was_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vitc.codegen.targets.gpu.sm90_gather._MOST", 1)
+    target = "cuda:sm_90a:emulated"
+    options = checked_options(3, target, "float16", None, None, "embedded", (), None, None)
+    graph = parse_graph(PATCHES)
+    (work,) = choices(graph, options)
+    *portable, hoppers = work.choice.names
+    assert len(portable) == 3
+    assert "GatherTile" not in configurations(graph, options)[0]
+    report = tune(graph, options, FakeCard(fast=hoppers))
+    assert not report.tuned[0].wrong
+    assert report.tuned[0].best == hoppers
+    assert "GatherTile" in configurations(graph, options)[0]
 
 
 def test_a_wrong_configuration_is_never_timed(
@@ -242,11 +268,11 @@ def test_shipped_times_are_of_the_shipped_kernels() -> None:
     headers = {
         choice.kernel: choice.headers
         for name in ("cuda:sm_80", "cuda:sm_90a")
-        for text in (GRAPH, ATTENTION)
+        for text in (GRAPH, ATTENTION, PATCHES)
         for call in select(parse_graph(text), find_target(name, (8,))).calls
         if (choice := call.kernel.choice(call.site, 8))
     }
-    assert set(headers) >= {"gemm", "attention", "sm90_gemm"}
+    assert set(headers) >= {"gemm", "attention", "sm90_gemm", "sm90_gather_gemm"}
     for path in records.SHIPPED.glob("*.json"):
         for kernel, digest in records.read(path)["kernels"].items():
             assert digest == records.kernel_digest(headers[kernel]), (
