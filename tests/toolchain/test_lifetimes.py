@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -33,9 +34,17 @@ def program(cuda_toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory)
     return folder / "program"
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_lifetimes(program: Path, seed: int) -> None:
+@pytest.mark.parametrize("graphs", ["1", "0"])
+@pytest.mark.parametrize("seed", range(8))
+def test_lifetimes(program: Path, seed: int, graphs: str) -> None:
     command = [program, program.with_name("toy.safetensors"), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "VITC_GRAPHS": graphs},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "passed\n"
