@@ -57,9 +57,9 @@ graph g(%x: f16[B,2,2,20,16]) {
 """
 # Patches of images: Hopper's own tiles beside the portable ones.
 PATCHES = """
-graph g(%x: f16[B,32,48]) {
-  weight %w: f16[32,256]
-  %m = move(%x) {map=map([B,32,48], reshape([B,2,16,3,16]), permute([0,1,3,2,4]), reshape([B,6,256]))}
+graph g(%x: f16[B,8,48]) {
+  weight %w: f16[32,64]
+  %m = move(%x) {map=map([B,8,48], reshape([B,8,6,8]), permute([0,2,1,3]), reshape([B,6,64]))}
   %y = linear(%m, %w)
   return %y
 }
