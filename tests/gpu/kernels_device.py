@@ -1,6 +1,7 @@
 """Runs every kernel case on the GPU of this machine, and times layers of ViT, Swin and LeViT.
 
     python tests/gpu/kernels_device.py [--arch sm_90] [--only gemm] [--time] [--output results.json]
+    python tests/gpu/kernels_device.py --arch sm_90a --only patches --time  # Hopper's gathered rows
 
 Needs numpy and nvcc. `--arch compute_80` tests PTX that the driver compiles for the card at hand;
 `--arch sm_75` forms are taken where the architecture is at least the case's. One call does it all:
@@ -32,17 +33,19 @@ from kernels.gpu.attention_cases import (
 )
 from kernels.gpu.case import Case, bundle
 from kernels.gpu.device import DeviceError, DeviceLibrary, build_device
+from kernels.gpu.gather_cases import gather_cases
 from kernels.gpu.gemm_cases import FORMS, gemm_cases
 from kernels.gpu.rows_cases import DTYPES, conv_cases, rows_cases
 
 
-def groups(only: str) -> dict[str, list[Case]]:
-    """Bundles: one source each."""
+def groups(only: str, hopper: bool) -> dict[str, list[Case]]:
+    """Bundles: one source each. hopper: for sm_90a, which alone has some of them."""
     found = {f"gemm {form}": gemm_cases(form) for form in FORMS}
     found |= {f"attention {form}": attention_cases(form) for form in ATTENTION_FORMS}
     found["attention large"] = large_attention_cases()
     found |= {f"rows {dtype}": rows_cases(dtype) for dtype in DTYPES}
     found |= {f"conv {form}": conv_cases(form) for form in FORMS}
+    found |= {"patches": gather_cases()} if hopper else {}
     return {name: cases for name, cases in found.items() if only in name}
 
 
@@ -77,7 +80,7 @@ def run_fragments(arch: str, nvcc: str) -> dict[str, str]:
 
 def run_timings(arch: str, nvcc: str, repeats: int, only: str) -> list[dict[str, object]]:
     rows = []
-    plans = [plan for plan in timing.plans() if only in plan.name]
+    plans = [plan for plan in timing.plans(arch == "sm_90a") if only in plan.name]
     with ThreadPoolExecutor(timing.JOBS) as pool:
         paths = list(pool.map(lambda p: build_device(bundle(p.cases), arch, nvcc=nvcc), plans))
     for plan, path in zip(plans, paths, strict=True):
@@ -123,7 +126,7 @@ def main() -> int:
     number = int(re.sub(r"\D", "", options.arch))
     chosen = {
         name: cases
-        for name, cases in groups(options.only).items()
+        for name, cases in groups(options.only, options.arch == "sm_90a").items()
         if all(case.arch <= number for case in cases)
     }
     begin = time.time()

@@ -62,7 +62,7 @@ class Patches:
 
 
 def program(function: str, tile: str, p: Patches, n: int, dtype: str = "float16") -> str:
-    """args: images, W, table [period, n], out, sums of squares of 32 columns each."""
+    """args: images, W, table [period, n], out, sums of squares of 32 columns each; sizes: rows."""
     return f"""
 using gpu::half;
 using gpu::bfloat16;
@@ -96,10 +96,10 @@ struct Epilogue {{
     store(row, column, v);
   }}
 }};
-extern "C" int @run@(void* const* args, const int64_t*) {{
+extern "C" int @run@(void* const* args, const int64_t* sizes) {{
   const Source source{{(const T*)args[0]}};
   const Epilogue epilogue{{(const float*)args[2], (T*)args[3], (float*)args[4]}};
-  return {function}<{tile}, {n}, {p.depth}>("patches", nullptr, {p.rows}, source,
+  return {function}<{tile}, {n}, {p.depth}>("patches", nullptr, int(sizes[0]), source,
                                             (const T*)args[1], epilogue);
 }}
 """
@@ -129,6 +129,7 @@ def patches(sizes: str, p: Patches, n: int, dtype: str = "float16", *, exact: bo
         program(*gather(sizes, dtype), p, n, dtype),
         [images, w, table, poison((p.rows, n), dtype), poison((p.rows, n // 32), "float32")],
         check,
+        (p.rows,),
         arch=90,
         header="vitc/gpu/sm90/gather_gemm.cuh",
     )

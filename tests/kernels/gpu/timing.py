@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from kernels.gpu.attention_cases import (
@@ -14,10 +15,21 @@ from kernels.gpu.attention_cases import (
     windows,
 )
 from kernels.gpu.case import Case
+from kernels.gpu.gather_cases import Patches, gather
+from kernels.gpu.gather_cases import program as patch_program
 from kernels.gpu.gemm_cases import PLAIN_SOURCE, Tile, program
 from kernels.gpu.rows_cases import BOTH, conv_program
 
 JOBS = 16
+GATHER_TILES = (  # rows and columns of a warpgroup, stages, ping-pong
+    "128, 192, 5, true",
+    "128, 128, 6, true",
+    "192, 96, 6, true",
+    "64, 192, 6, true",
+    "64, 96, 10, true",
+    "64, 256, 4, false",
+    "64, 128, 6, false",
+)
 CONFIGS = (  # BM, BN, BK, warps, stages
     (128, 128, 32, 2, 2, 4),
     (128, 128, 64, 2, 2, 3),
@@ -247,8 +259,32 @@ def conv_plans() -> list[Plan]:
     ]
 
 
-def plans() -> list[Plan]:
+def patch_plan(hopper: bool) -> Plan:
+    """The patch embedding of ViT-B/16 by the portable GEMM, and by Hopper's own."""
+    p, n = Patches(1, 3, (16, 16), (224, 224)), 768
+    forms = {
+        "x".join(map(str, sizes)): ("gpu::gemm", Tile("float16", *sizes).cpp, "vitc/gpu/gemm.cuh")
+        for sizes in ((128, 64, 32, 2, 2, 4), (64, 64, 32, 2, 2, 4), (32, 64, 64, 1, 2, 4))
+    }
+    for sizes in GATHER_TILES if hopper else ():
+        forms[sizes] = (*gather(sizes, "float16"), "vitc/gpu/sm90/gather_gemm.cuh")
+    cases = [
+        Case(name, patch_program(function, tile, p, n), [], print, (), 80, 0, header)
+        for name, (function, tile, header) in forms.items()
+    ]
+    runs = []
+    for images in (1, 8, 32, 256):
+        rows = images * p.period
+        # The table and the sums are float32: two of the arrays' float16.
+        shapes = [(images, 3, 224, 224), (n, p.depth), (p.period, 2 * n), (rows, n), (rows, 48)]
+        moved = 2 * sum(math.prod(shape) for shape in shapes)
+        runs.append(((rows,), 2 * rows * n * p.depth, moved, shapes))
+    return Plan("patches of ViT-B", cases, runs)
+
+
+def plans(hopper: bool) -> list[Plan]:
     return [
+        patch_plan(hopper),
         *window_plans(),
         *conv_plans(),
         gemm_plan("qkv", 2304, 768, ""),
