@@ -16,8 +16,9 @@ inline void async_copy(void* target, const void* source, unsigned bytes, unsigne
   // Hardware wants the source aligned even when it reads nothing of it.
   check_aligned("cp.async source", source, bytes, site);
   if (source_bytes > bytes) fail(site, "cp.async of %u bytes from %u", bytes, source_bytes);
-  std::memset(target, 0xff, bytes);
   Thread* self = machine->current;
+  check_reads(*self->block, target, bytes, site);
+  std::memset(target, 0xff, bytes);
   self->copies.push_back({target, source, bytes, source_bytes, self->copy_group, site});
 }
 

@@ -51,6 +51,8 @@ inline void begin_cluster(unsigned index, size_t shared_bytes) {
     block.shared.begin_block(shared_bytes);
     block.threads = m.threads.data() + rank * m.thread_count;
     block.running = m.thread_count;
+    block.resuming = 0;
+    block.follows = false;
     for (Block::Named& named : block.named) named = {};
     for (unsigned i = 0; i < m.thread_count; ++i) {
       Thread& t = block.threads[i];

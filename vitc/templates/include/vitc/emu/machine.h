@@ -48,6 +48,7 @@ struct Thread {
   std::vector<PendingCopy> copies;
   unsigned copy_group = 0;
 
+  unsigned waits = 0;                 // for mbarriers, since its warp met
   uint64_t* phase_barrier = nullptr;  // mbarrier that it waits for, and the parity
   unsigned parity = 0;
   std::vector<PendingProduct> products;
@@ -69,7 +70,10 @@ struct Block {
   SharedMemory shared;
   Thread* threads = nullptr;
   Named named[16];
-  unsigned running = 0;  // threads that have not exited
+  unsigned running = 0;     // threads that have not exited
+  bool follows = false;     // some thread has waited for the kernel before
+  unsigned resuming = 0;    // a bit for each warp whose products are done and which has not gone on
+  std::vector<Read> reads;  // of these products
 };
 
 // Counts over one launch, for tests of speed-relevant properties.

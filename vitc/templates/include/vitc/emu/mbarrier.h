@@ -85,6 +85,7 @@ inline void mbarrier_wait(uint64_t* barrier, unsigned parity, Site site) {
   check_barrier(barrier, site);
   read_phase(barrier, site);
   Thread* self = machine->current;
+  ++self->waits;
   self->phase_barrier = barrier;
   self->parity = parity & 1;
   if (!phase_done(*self)) stop(State::at_phase, "mbarrier wait", nullptr, site);

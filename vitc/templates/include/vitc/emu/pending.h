@@ -50,6 +50,17 @@ struct PendingProduct {  // wgmma.mma_async, one thread's part
   }
 };
 
+struct Read {           // of operands in shared memory
+  uint32_t begin, end;  // offsets
+  unsigned warps;       // a bit for each
+  Site site;
+
+  void add(uint32_t offset) {
+    if (offset < begin) begin = offset;
+    if (offset + 16 > end) end = offset + 16;
+  }
+};
+
 struct Accumulator {  // sums of products under way; the thread's own registers are NaN meanwhile
   float* sums;
   unsigned uses;  // products not yet done

@@ -30,10 +30,33 @@ inline void proxy_fence() {
   barrier_fence();
 }
 
-// Bytes that `self`, the running thread or one whose copy lands, writes to its block's memory.
+// Products of a warpgroup are done for all its warps at once here. On a card each warp waits for
+// its own: until it goes on, its products may still read what another one now writes.
+inline void check_reads(const Block& block, const void* address, size_t bytes, Site site) {
+  if (block.resuming == 0) return;
+  const size_t begin = block.shared.offset(address);
+  for (const Read& read : block.reads) {
+    if ((read.warps & block.resuming) == 0 || begin >= read.end || begin + bytes <= read.begin) {
+      continue;
+    }
+    fail(site,
+         "write of %zu bytes to shared offset %zu, which products that another warp waits for may "
+         "still read (%s:%d)",
+         bytes, begin, read.site.file, read.site.line);
+  }
+}
+
+// Bytes that `self`, the running thread, writes or whose copy lands. What the kernel before reads
+// or writes it may not overwrite yet.
 inline void note_write(const Thread& self, const void* address, size_t bytes, Site site) {
   SharedMemory& shared = self.block->shared;
-  if (!shared.in_dynamic(address)) return;
+  if (!shared.in_dynamic(address)) {
+    if (!self.block->follows && !shared.near(address) && !machine->stacks.holds(address)) {
+      fail(site, "store to device memory before wait_for_previous_kernel()");
+    }
+    return;
+  }
+  check_reads(*self.block, address, bytes, site);
   const size_t begin = shared.offset(address);
   for (size_t at = begin / 16 * 16; at < begin + bytes; at += 16) {
     shared.note(at, {site, machine->fences, self.id});
@@ -77,6 +100,7 @@ inline void check_init(const uint64_t* barrier, Site site) {
 // overwrite in `block`. They are NaN then.
 inline void overwrite(Block& block, char* target, size_t bytes, const char* what, Site site) {
   SharedMemory& shared = block.shared;
+  check_reads(block, target, bytes, site);
   const size_t begin = shared.offset(target);
   const Thread* self = machine->current;
   if (!shared.as_left(begin, bytes) || shared.noted()) {

@@ -10,23 +10,28 @@
 
 namespace vitc::emu {
 
-// Runs the lanes of one warp until none can go on: at a barrier or another wait, or exited; false
-// on failure.
+// Runs the lanes of one warp that the schedule does not hold until none can go on: at a barrier or
+// another wait, or exited; false on failure.
 inline bool run_warp(Block& block, unsigned warp) {
   Machine& m = *machine;
   m.here = &block;
+  const uint64_t held = m.schedule.held(warp, ++m.turns);
+  if (held == ~uint64_t(0)) return true;
+  block.resuming &= ~(1u << warp);
   Thread* lane = block.threads + warp * kWarp;
   unsigned count = m.thread_count - warp * kWarp < kWarp ? m.thread_count - warp * kWarp : kWarp;
   unsigned order[kWarp];
-  m.lanes = count;
   for (bool first = true;; first = false) {
     if (first || m.schedule.random()) {
       m.schedule.permute(order, count, ++m.turns);
-      for (unsigned i = 0; i < count; ++i) m.order[i] = lane + order[i];
+      m.lanes = 0;
+      for (unsigned i = 0; i < count; ++i) {
+        if ((held >> order[i] & 1) == 0) m.order[m.lanes++] = lane + order[i];
+      }
     }
     m.position = 0;
-    while (m.position < count && m.order[m.position]->state != State::ready) ++m.position;
-    if (m.position < count) {
+    while (m.position < m.lanes && m.order[m.position]->state != State::ready) ++m.position;
+    if (m.position < m.lanes) {
       m.current = m.order[m.position];
       vitc_emu_switch(&m.host_stack_pointer, m.current->stack_pointer);
       if (m.failed) return false;
@@ -37,7 +42,8 @@ inline bool run_warp(Block& block, unsigned warp) {
     }
     if (waiting == nullptr) return true;
     for (unsigned i = 0; i < count; ++i) {
-      if (lane[i].state == State::at_phase) return true;  // the others wait for it
+      // The others wait for it.
+      if (lane[i].state == State::at_phase || lane[i].state == State::ready) return true;
     }
     void* operands[kWarp];
     for (unsigned i = 0; i < count; ++i) {
@@ -56,7 +62,7 @@ inline bool run_warp(Block& block, unsigned warp) {
     }
     m.collective(operands);
     ++m.statistics.collectives;
-    for (unsigned i = 0; i < count; ++i) lane[i].state = State::ready;
+    for (unsigned i = 0; i < count; ++i) lane[i].state = State::ready, lane[i].waits = 0;
   }
 }
 
@@ -78,14 +84,31 @@ inline bool release_block_barriers(Block& block, bool* progress) {
                t.id, t.site.line);
     return false;
   }
-  for (unsigned i = 0; i < m.thread_count; ++i) block.threads[i].state = State::ready;
+  for (unsigned i = 0; i < m.thread_count; ++i) {
+    block.threads[i].state = State::ready;
+    block.threads[i].waits = 0;
+  }
   ++m.statistics.barriers;
   *progress = true;
   return true;
 }
 
-// Threads whose mbarrier has turned, and the cluster's barrier when all that run stand at it.
-inline void release_others(bool* progress) {
+// The cluster's barrier is `aligned`: a warp must be whole when it comes there. It is not where
+// some lanes have been waiting for copies and nothing has brought them together with the others
+// since.
+inline bool check_whole(const Thread& thread) {
+  const Thread& first = thread.block->threads[thread.id - thread.lane];
+  if (first.state == State::exited || thread.waits == first.waits) return true;
+  fail_block(&thread, thread.site,
+             "cluster barrier in a divergent warp: thread %u has waited %u "
+             "times for an mbarrier, thread %u %u times, and no sync_warp() since",
+             first.id, first.waits, thread.id, thread.waits);
+  return false;
+}
+
+// Threads whose mbarrier has turned, and the cluster's barrier when all that run stand at it; false
+// on failure.
+inline bool release_others(bool* progress) {
   Machine& m = *machine;
   bool meet = true, any = false;
   for (Thread& t : m.threads) {
@@ -96,12 +119,16 @@ inline void release_others(bool* progress) {
       *progress = true;
     }
   }
-  if (!meet || !any) return;
+  if (!meet || !any) return true;
+  for (Thread& t : m.threads) {
+    if (t.state == State::at_cluster && !check_whole(t)) return false;
+  }
   for (Thread& t : m.threads) {
     if (t.state == State::at_cluster) t.state = State::ready;
   }
   ++m.statistics.barriers;
   *progress = true;
+  return true;
 }
 
 // Nobody can go on: says who waits for what.
@@ -149,13 +176,16 @@ inline bool advance(bool* done) {
   for (const auto& block : m.blocks) {
     if (!release_block_barriers(*block, &progress)) return false;
   }
-  release_others(&progress);
+  if (!release_others(&progress)) return false;
+  bool ready = false;  // some are held: now and then what they could still touch lands before
+  for (const Thread& t : m.threads) ready = ready || t.state == State::ready;
+  if (!progress && ready && m.schedule.held(0, ++m.turns) == 0) return true;
   for (int step = 0; step < 2 && !progress; ++step) {
     const bool products = (step == 1) != m.schedule.newest_first();
     if (!(products ? finish_awaited(&progress) : land_awaited(&progress))) return false;
   }
-  if (!progress) report_deadlock();
-  return progress;
+  if (!progress && !ready) report_deadlock();
+  return progress || ready;
 }
 
 }  // namespace vitc::emu

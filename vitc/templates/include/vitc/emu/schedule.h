@@ -1,7 +1,8 @@
-// In which order blocks, warps and lanes run. A kernel without data races gives the same result in
-// every order. Between two barriers warps run one after another, so of two conflicting accesses one
-// comes first in the forward order and last in the reverse order: running both orders shows every
-// race of values.
+// In which order blocks, warps and lanes run, and which do not. A kernel without data races gives
+// the same result in every order. Between two barriers warps run one after another, so of two
+// conflicting accesses one comes first in the forward order and last in the reverse order: running
+// both orders shows every race of values. What takes a warp that is rounds ahead of another one, or
+// a lane ahead of its warp, the random order shows: in it some stay behind.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +33,7 @@ class Schedule {
   void permute(unsigned* order, unsigned n, uint32_t salt) const {
     for (unsigned i = 0; i < n; ++i) order[i] = order_ == Order::reverse ? n - 1 - i : i;
     if (order_ != Order::random) return;
-    uint32_t state = seed_ * 2654435761u + salt * 40503u + 12345u;
+    uint32_t state = start(salt);
     for (unsigned i = n; i > 1; --i) {  // Fisher-Yates
       state = state * 1664525u + 1013904223u;
       unsigned j = unsigned((uint64_t(state) * i) >> 32);
@@ -42,12 +43,29 @@ class Schedule {
     }
   }
 
+  // Lanes of a warp, a bit each, that stay where they are at this turn. In the random order a warp
+  // is slow for a while in one case of four, in another one some of its lanes are.
+  uint64_t held(unsigned warp, uint32_t turn) const {
+    if (order_ != Order::random) return 0;
+    const uint64_t lately = mix(start(turn / 512) + warp), now = mix(start(turn));
+    if (lately % 4 == 0) return now % 8 != 0 ? ~uint64_t(0) : 0;
+    return lately % 4 == 1 && now % 4 != 0 ? mix(lately) : 0;
+  }
+
   // Which of several pending copies lands first, and whether products are done before copies land.
   bool newest_first() const { return order_ == Order::reverse; }
 
   bool random() const { return order_ == Order::random; }
 
  private:
+  static uint64_t mix(uint64_t x) {  // the finaliser of SplitMix64 (Steele et al. 2014)
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+  }
+  uint32_t start(uint32_t salt) const { return seed_ * 2654435761u + salt * 40503u + 12345u; }
+
   Order order_ = Order::forward;
   uint32_t seed_ = 0;
 };

@@ -70,6 +70,7 @@ typedef float Columns8 __attribute__((vector_size(32)));
 
 struct ProductTile {
   alignas(32) float sums[64][256], a[64][16], b[16][256];
+  Read reads[5];  // of A by each warp, of B by all
 };
 
 // 8 elements of an operand; false, with a failure recorded, if they cannot be read. `fenced`: when
@@ -100,6 +101,10 @@ inline bool load_operands(const Block& block, const Thread* group, size_t index,
     fail_block(group, p.site, "wgmma operand with a base offset: not emulated");
     return false;
   }
+  const unsigned first_warp = group->id / kWarp;
+  for (unsigned i = 0; i < 5; ++i) {
+    tile.reads[i] = {~0u, 0, (i < 4 ? 1u << i : 15u) << first_warp, p.site};
+  }
   uint32_t fenced = p.fenced;
   for (unsigned t = 1; t < kWarpgroup; ++t) {
     fenced = std::min(fenced, group[t].products[index].fenced);
@@ -108,6 +113,7 @@ inline bool load_operands(const Block& block, const Thread* group, size_t index,
     const unsigned c = n / 16, i = n % 16;
     const uint32_t at = p.b_transposed ? b.column_chunk(c, i) : b.row_chunk(c * 8 + i / 2, i % 2);
     if (!load_chunk(block, at, group, p, fenced, chunk)) return false;
+    tile.reads[4].add(at - kSharedBase);
     for (unsigned e = 0; e < 8; ++e) {
       if (p.b_transposed) {
         tile.b[i][c * 8 + e] = chunk[e];
@@ -118,7 +124,9 @@ inline bool load_operands(const Block& block, const Thread* group, size_t index,
   }
   if (!p.a_in_registers) {
     for (unsigned n = 0; n < 128; ++n) {
-      if (!load_chunk(block, a.row_chunk(n / 2, n % 2), group, p, fenced, chunk)) return false;
+      const uint32_t at = a.row_chunk(n / 2, n % 2);
+      if (!load_chunk(block, at, group, p, fenced, chunk)) return false;
+      tile.reads[n / 32].add(at - kSharedBase);
       std::memcpy(&tile.a[n / 2][n % 2 * 8], chunk, sizeof chunk);
     }
     return true;
@@ -188,7 +196,7 @@ inline bool give_sums(Thread& thread, size_t done) {
 }
 
 // Does the products that a whole warpgroup waits for; false on failure.
-inline bool finish_products(const Block& block, Thread* group) {
+inline bool finish_products(Block& block, Thread* group) {
   const size_t issued = group->products.size();
   size_t done = 0;
   while (done < issued &&
@@ -207,13 +215,19 @@ inline bool finish_products(const Block& block, Thread* group) {
     }
   }
   ProductTile& tile = *static_cast<ProductTile*>(machine->product_tile());
+  const unsigned warps = 15u << group->id / kWarp;
+  const auto earlier = [&](const Read& read) { return (read.warps & warps) != 0; };
+  block.reads.erase(std::remove_if(block.reads.begin(), block.reads.end(), earlier),
+                    block.reads.end());
   for (size_t i = 0; i < done; ++i) {
     const PendingProduct& p = group->products[i];
     if (i == 0 || group->products[i - 1].sums != p.sums) exchange(tile, group, i, false);
     if (!load_operands(block, group, i, tile)) return false;
+    block.reads.insert(block.reads.end(), tile.reads, tile.reads + 5);
     multiply(tile, p.columns, p.replaces);
     if (i + 1 == done || group->products[i + 1].sums != p.sums) exchange(tile, group, i, true);
   }
+  block.resuming |= warps;
   machine->statistics.wgmma += done;
   for (unsigned t = 0; t < kWarpgroup; ++t) {
     if (!give_sums(group[t], done)) return false;
