@@ -161,6 +161,7 @@ def problem(site: Site, batch: int) -> Problem:
         per_image(site.inputs[0].shape[-1:]),
         step_kinds(op),
         op.stats,
+        op.sums,
     )
 
 
