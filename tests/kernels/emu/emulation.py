@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 INCLUDE = Path(__file__).resolve().parents[3] / "vitc" / "templates" / "include"
 FOLDERS = ("gpu", "gpu/sm90", "emu")  # of the headers that kernels use
 SCHEDULES = ("forward", "reverse")
+STALLING = tuple(f"random:{seed}" for seed in range(1, 5))  # some warps and lanes stay behind
 FLAGS = tuple(
     "-std=c++17 -O1 -march=x86-64-v3 -fPIC -shared -g1 -fstack-clash-protection".split()
     + "-Wall -Wextra -Werror -DVITC_EMULATE".split()
@@ -30,6 +31,7 @@ const char* test_last_error() { return vitc::emu::last_error(); }
 void* test_allocate(size_t bytes, const char* name) {
   return vitc::emu::device_memory.allocate(bytes, name);
 }
+void test_hold(void* address) { vitc::emu::device_memory.hold(address); }
 void test_release(void* address) { vitc::emu::device_memory.release(address); }
 void test_statistics(uint64_t* out) {
   const auto& s = vitc::emu::last_statistics;
@@ -68,6 +70,7 @@ class Emulated:
         self._lib.test_allocate.restype = ctypes.c_void_p
         self._lib.test_allocate.argtypes = (ctypes.c_size_t, ctypes.c_char_p)
         self._lib.test_release.argtypes = (ctypes.c_void_p,)
+        self._lib.test_hold.argtypes = (ctypes.c_void_p,)
 
     def run(
         self,
@@ -76,9 +79,11 @@ class Emulated:
         *,
         schedule: str = "forward",
         entry: str = "run",
+        held: Sequence[int] = (),
     ) -> list[NDArray]:
         """Runs on copies of `arrays`; returns what the buffers hold afterwards.
 
+        held: which of them the kernel before is still at work on when the first launch begins.
         Raises EmulationError with the emulator's message.
         """
         os.environ["VITC_EMU_SCHEDULE"] = schedule
@@ -92,6 +97,8 @@ class Emulated:
                 ctypes.memmove(address, array.ctypes.data, array.nbytes)
             pointers = (ctypes.c_void_p * max(len(buffers), 1))(*buffers)
             numbers = (ctypes.c_int64 * max(len(sizes), 1))(*sizes)
+            for i in held:
+                self._lib.test_hold(buffers[i])
             if getattr(self._lib, entry)(pointers, numbers) != 0:
                 raise EmulationError(self._lib.test_last_error().decode())
             results = [np.empty_like(np.ascontiguousarray(a)) for a in arrays]

@@ -19,7 +19,8 @@ TOLERANCE = {"float32": 2e-6, "tf32": 1e-3, "float16": 1e-3, "bfloat16": 8e-3}
 
 @dataclass(frozen=True)
 class Case:
-    """`check(arrays)` raises AssertionError; `arch` is the least the text compiles for.
+    """`check(arrays)` raises AssertionError; `arch` is the least the text compiles for; `held` are
+    the arrays that the kernel before may be at work on (Emulated.run).
 
     `text` begins after the includes and defines `extern "C" int @run@(args, sizes)`.
     """
@@ -32,6 +33,7 @@ class Case:
     arch: int = 80
     flops: int = 0
     header: str = "vitc/gpu/gemm.cuh"
+    held: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -113,10 +115,16 @@ def bundle(cases: Sequence[Case]) -> str:
     return "".join(headers) + "namespace gpu = vitc::gpu;\n" + "".join(bodies)
 
 
-def run_emulated(cases: Sequence[Case], index: int) -> list[Statistics]:
+def run_emulated(
+    cases: Sequence[Case], index: int, schedules: Sequence[str] = SCHEDULES
+) -> list[Statistics]:
     """Builds the bundle and checks one of its cases in every schedule."""
     library, case, statistics = build(bundle(cases)), cases[index], []
-    for schedule in SCHEDULES:
-        case.check(library.run(case.arrays, case.sizes, schedule=schedule, entry=f"run_{index}"))
+    for schedule in schedules:
+        entry = f"run_{index}"
+        arrays = library.run(
+            case.arrays, case.sizes, schedule=schedule, entry=entry, held=case.held
+        )
+        case.check(arrays)
         statistics.append(library.statistics)
     return statistics

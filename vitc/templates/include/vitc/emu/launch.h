@@ -43,6 +43,7 @@ inline void begin_cluster(unsigned index, size_t shared_bytes) {
   Machine& m = *machine;
   m.tensor_copies.clear();
   m.barrier_inits.clear();
+  m.met = m.cluster == 1;
   for (unsigned rank = 0; rank < m.cluster; ++rank) {
     Block& block = *m.blocks[rank];
     const unsigned b = index * m.cluster + rank;
@@ -156,8 +157,10 @@ int launch(const char* kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const
   m.schedule.permute(order.get(), clusters, 0);
   {
     auto guard = std::make_unique<FaultGuard>();
+    device_memory.guard_held();
     for (unsigned i = 0; i < clusters && !m.failed; ++i) run_cluster(order[i], shared_bytes);
   }
+  device_memory.let_go();
   last_statistics = m.statistics;
   if (!m.failed) return kLaunchOk;
   append_fault_line();

@@ -103,6 +103,7 @@ struct Machine {
   const char* kernel = "";
   Dim3 grid, block;
   unsigned thread_count = 0, cluster = 1;  // threads of a block, blocks of a cluster
+  bool met = false;                        // the running cluster's blocks have, at its barrier
   void (*body)(const void* closure) = nullptr;
   const void* closure = nullptr;
 

@@ -4,6 +4,9 @@
 // and another such page lies before it, so a kernel that runs out of a buffer faults instead of
 // reading its neighbour. Buffers that the host allocated itself can be registered under a name;
 // they are then named in the message, but only a guarded allocation makes the access fault.
+//
+// A guarded buffer can stand for what the kernel before reads or writes: it cannot be touched until
+// a thread of the next launch has waited for that kernel.
 #pragma once
 
 #include <sys/mman.h>
@@ -47,6 +50,15 @@ class DeviceMemory {
     }
   }
 
+  // The buffer at `address` is in use by the kernel before the next launch.
+  void hold(const void* address) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (Buffer& b : buffers_) b.held = b.held || (b.begin == address && b.mapping != nullptr);
+  }
+  // The next launch begins, or one of its threads has waited.
+  void guard_held() { protect_held(PROT_NONE); }
+  void let_go() { protect_held(PROT_READ | PROT_WRITE); }
+
   void register_buffer(void* address, size_t bytes, const char* name) {
     add(static_cast<char*>(address), bytes, name, nullptr, 0);
   }
@@ -65,7 +77,8 @@ class DeviceMemory {
       } else if (before > 0 && before <= long(2 * kPage)) {
         std::snprintf(text, size, ", %ld bytes before %s (%zu bytes)", before, name, b.bytes);
       } else if (after < 0 && before <= 0) {
-        std::snprintf(text, size, ", byte %ld of %s (%zu bytes)", -before, name, b.bytes);
+        std::snprintf(text, size, ", byte %ld of %s (%zu bytes)%s", -before, name, b.bytes,
+                      b.held ? " before wait_for_previous_kernel()" : "");
       }
     }
   }
@@ -77,11 +90,21 @@ class DeviceMemory {
     char name[48];
     void* mapping;
     size_t mapping_bytes;
+    bool held;
   };
+
+  void protect_held(int protection) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (Buffer& b : buffers_) {
+      if (!b.held) continue;
+      mprotect(static_cast<char*>(b.mapping) + kPage, b.mapping_bytes - 2 * kPage, protection);
+      b.held = protection == PROT_NONE;
+    }
+  }
 
   void add(char* begin, size_t bytes, const char* name, void* mapping, size_t mapping_bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
-    Buffer buffer{begin, bytes, "", mapping, mapping_bytes};
+    Buffer buffer{begin, bytes, "", mapping, mapping_bytes, false};
     std::snprintf(buffer.name, sizeof buffer.name, "%s", name);
     buffers_.push_back(buffer);
   }

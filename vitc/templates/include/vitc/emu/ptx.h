@@ -65,7 +65,10 @@ void async_copy_wait() {
 }
 
 // Launches do not overlap here.
-inline void wait_for_previous_kernel() { emu::machine->here->follows = true; }
+inline void wait_for_previous_kernel() {
+  if (!emu::machine->here->follows) emu::device_memory.let_go();
+  emu::machine->here->follows = true;
+}
 inline void let_next_kernel_start() {}
 
 }  // namespace vitc::gpu

@@ -123,6 +123,7 @@ inline bool release_others(bool* progress) {
   for (Thread& t : m.threads) {
     if (t.state == State::at_cluster && !check_whole(t)) return false;
   }
+  m.met = true;
   for (Thread& t : m.threads) {
     if (t.state == State::at_cluster) t.state = State::ready;
   }
