@@ -39,6 +39,10 @@ graph g(%x: {t}[B,197,768], %r: {t}[B,197,768]) {{
   return %y, %z
 }}
 """
+# A norm of rows that have a mean: read beside a residual, and written.
+SUMS = FULL.replace("f32[B,197,12]", "f32[B,197,48]").replace("stats=64", "stats=32, sums=true")
+SUMS = SUMS.replace("{{{steps}", "{{" + STEPS.replace("row_rstd", "layer_rstd"))
+RESIDUAL_SUMS = RESIDUAL.replace("stats=64", "stats=32, sums=true")
 PLAIN = """
 graph g(%x: {t}[B,197,768]) {{
   weight %w: {t}[1000,768]
@@ -102,6 +106,10 @@ def machine_code(text: str, toolchain: Toolchain, folder: Path) -> str:
         (FULL, "bf16", "co192x128c1", 8),
         (FULL, "f16", "co192x192c1", 8),
         (FULL, "f16", "split2_64x64s12", 8),
+        (SUMS, "bf16", "co192x160c1", 8),
+        (SUMS, "f16", "split2_64x64s12", 8),
+        (RESIDUAL_SUMS, "bf16", "pp128x192c2", 16),
+        (RESIDUAL_SUMS, "f16", "pp128x160c1", 16),
         (PLAIN, "bf16", "pp192x128c1", 24),
         (PLAIN, "f16", "split1_64x96s10", 8),
     ],
