@@ -1,5 +1,5 @@
-"""What warps do to each other, or lanes of one warp, when one is ahead: emulated, each guarded and
-not.
+"""What kernels, blocks, warps and lanes do to each other when one is ahead: emulated, each guarded
+and not.
 """
 
 from __future__ import annotations
@@ -37,16 +37,20 @@ extern "C" int run_{self.name}(void* const* args, const int64_t* sizes) {{
 """
 
     def __call__(self, variant: int, schedule: str = "forward") -> float:
-        """The sum of what the threads of a block leave in `out`."""
+        """The sum of what the threads of a block leave in `out`, which the kernel before is at work
+        on until it is waited for.
+        """
         library, out = build(HEAD + "".join(BODIES.values())), np.zeros(self.threads, np.float32)
+        entry = f"run_{self.name}"
         return float(
-            library.run([out], [variant], schedule=schedule, entry=f"run_{self.name}")[0].sum()
+            library.run([out], [variant], schedule=schedule, entry=entry, held=[0])[0].sum()
         )
 
 
 # After its wait, a warp overwrites what products of its warpgroup read: (0) behind a barrier, (1)
 # its own rows of A, (2) those of another warp, (3) B.
 OPERANDS = Kernel("""
+  wait_for_previous_kernel();
   half* tile = dynamic_shared<half>();
   half ones[8];
   for (half& x : ones) x = to_half(1.f);
@@ -99,6 +103,7 @@ def test_a_cluster_barrier_wants_whole_warps() -> None:
 # Warp 0 hands values to warp 1 when (0) all its lanes have written them, (1) lane 0 has.
 AHEAD = Kernel(
     """
+  wait_for_previous_kernel();
   float* values = dynamic_shared<float>();
   Barrier* ready = reinterpret_cast<Barrier*>(values + 32);
   if (thread() == 0) barrier_init(ready, 1);
@@ -122,15 +127,45 @@ def test_a_lane_ahead_of_its_warp_shows_in_random_orders() -> None:
     assert any(np.isnan(AHEAD(1, order)) for order in RANDOM)
 
 
-# A store to device memory when the kernel before has been waited for (0), or not (1).
+# Writes to device memory when the kernel before has been waited for (0), or not: by store (1) or
+# an ordinary instruction (2).
 FOLLOWS = Kernel("""
   if (variant == 0) wait_for_previous_kernel();
   const float one[1] = {1};
-  store<1>(out + thread(), one);
+  if (variant == 2) {
+    out[thread()] = 1;
+  } else {
+    store<1>(out + thread(), one);
+  }
 """)
 
 
-def test_stores_wait_for_the_kernel_before() -> None:
-    assert FOLLOWS(0) == 128
-    with pytest.raises(EmulationError, match="before wait_for_previous_kernel"):
-        FOLLOWS(1)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_accesses_wait_for_the_kernel_before(schedule: str) -> None:
+    assert FOLLOWS(0, schedule) == 128
+    with pytest.raises(EmulationError, match=r"store to device memory before wait_for_prev"):
+        FOLLOWS(1, schedule)
+    with pytest.raises(EmulationError, match=r"byte \d+ of args\[0\] .* before wait_for_prev"):
+        FOLLOWS(2, schedule)
+
+
+# A block reads the other one's memory after the cluster's barrier (0), or before (1).
+REACH = Kernel(
+    """
+  float* values = dynamic_shared<float>();
+  wait_for_previous_kernel();
+  values[thread()] = 1;
+  if (variant == 0) cluster_sync();
+  float v[4];
+  load_from(v, values + thread() / 4 * 4, cluster_rank() ^ 1);
+  cluster_sync();
+  if (cluster_rank() == 0) out[thread()] = v[0];
+""",
+    cluster=2,
+)
+
+
+def test_blocks_reach_each_other_behind_a_barrier() -> None:
+    assert REACH(0) == 128
+    with pytest.raises(EmulationError, match=r"block 1 of the cluster may not have begun"):
+        REACH(1)
