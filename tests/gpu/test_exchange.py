@@ -145,6 +145,22 @@ def test_dlpack_output_to_another_stream(toy_module: Module) -> None:
         np.testing.assert_array_equal(copy.cpu().numpy(), toy.expected(x.cpu().numpy()))
 
 
+def test_dlpack_output_stays_while_another_stream_reads(toy_module: Module) -> None:
+    """Its owner lets go on the CPU long before the GPU has read it."""
+    wanted = toy.expected(toy.images(seed=1))
+    for _ in range(3):
+        y = toy_module(Foreign(images(seed=1))).y
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            theirs = torch.from_dlpack(y)
+            torch.cuda._sleep(1 << 27)  # clocks, some 70 ms
+            copy = theirs.clone()
+        del y, theirs
+        toy_module(Foreign(images(seed=2)))
+        stream.synchronize()
+        np.testing.assert_array_equal(copy.cpu().numpy(), wanted)
+
+
 def test_dlpack_memory_is_used_again(toy_module: Module) -> None:
     context = toy_module.new_context()
     x = Foreign(images())
