@@ -68,11 +68,11 @@ WINDOWS = (
     (577, 577, 128, 128, 8, ""),
 )
 CHAIN = """
-graph chain(%x: {t}[B,197,768], %s: f32[B,197,12], %r: {t}[B,197,1024]) {{
+graph chain(%x: {t}[B,197,768], %s: f32[B,197,24], %r: {t}[B,197,1024]) {{
   weight %w: {t}[1024,768]
   weight %b: {t}[1024]
-  %y = linear(%x, %w, %s, %b, %r) {{steps=[row_rstd($2, 768.0, 1e-6), add($3), gelu, add($4)]}}
-  return %y
+  {results} = linear(%x, %w, %s, %b, %r) {{steps=[{steps}]{stats}}}
+  return {results}
 }}
 """
 
@@ -140,13 +140,17 @@ def kernels(graphs: Iterable[Graph], arch: str) -> list[str]:
 
 
 def every_tile(arch: str, dtype: DType) -> list[str]:
-    """One GEMM with all tiles that selection may choose."""
-    graph = parse_graph(CHAIN.format(t=dtype.short))
-    (call,) = select(graph, find_target(f"cuda:{arch}", (1,))).calls
-    assert isinstance(call.kernel, gemm.GpuGemm)
-    names = gemm.tiles_of(ARCHITECTURES[arch], dtype)
-    configs = [call.kernel.config(call.site, name, i) for i, name in enumerate(names, 1)]
-    return [call.kernel.render_with(call, tuple(configs)).body]
+    """A GEMM with all tiles that selection may choose, and one that emits statistics."""
+    steps = "layer_rstd($2, 768.0, 1e-6), add($3), gelu, add($4)"
+    texts: list[str] = []
+    for results, stats in (("%y", ""), ("%y, %z", ", stats=64, sums=true")):
+        text = CHAIN.format(t=dtype.short, steps=steps, results=results, stats=stats)
+        (call,) = select(parse_graph(text), find_target(f"cuda:{arch}", (1,))).calls
+        assert isinstance(call.kernel, gemm.GpuGemm)
+        names = call.kernel.choice(call.site, 1).names
+        configs = [call.kernel.config(call.site, name, i) for i, name in enumerate(names, 1)]
+        texts.append(call.kernel.render_with(call, tuple(configs)).body)
+    return texts
 
 
 def joined(texts: Iterable[str]) -> str:
