@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vitc.ir.graph import Node
@@ -131,8 +131,3 @@ class Builder:
         if bias is None:
             return self.emit(Linear(), x, w)
         return self.emit(Linear((Step("add", 2),)), x, w, bias)
-
-
-def value_of(types: Mapping[str, TensorType], name: str) -> Value:
-    """The value called `name`."""
-    return Value(name, types[name])

@@ -29,11 +29,11 @@ class PassOptions:
     """Options of all passes.
 
     dtype: storage and multiplication type of activations and matrix weights. input_dtype,
-    output_dtype: of the graph's inputs and outputs. stats_width: columns that one statistic of a row
-    covers (the target's epilogue tile). disable: names of passes and rules to leave out.
+    output_dtype: of the graph's inputs and outputs. stats_width: columns of a row that one
+    statistic covers (the target's epilogue tile). disable: names of passes and rules to leave out.
     check: interpret both sides of every rule application on random arrays (slow; for tests).
-    dump_dir: folder for `NN-name.vit` after each pass, and for `repro.vit` when one fails.
-    report: called after each pass.
+    dump_dir: folder for `NN-name.vit` after each pass, and for `repro.vit` when one fails. report:
+    called after each pass.
     """
 
     dtype: DType = DType.FLOAT32
