@@ -32,7 +32,7 @@ class Sm90GatherGemm(GpuGemm):
     emulated, and not yet run on a card: one is taken where a record says that it is the fastest.
     """
 
-    name: ClassVar[str] = "sm90_gather_gemm"
+    name: ClassVar[str] = "gather_gemm"
 
     def refuses(self, site: Site) -> str | None:
         op, a, w = site.op, *site.inputs[:2]

@@ -3,12 +3,11 @@
 // GEMM, so that a tuner can choose between the two.
 //
 // Consumers, tiles and their order are those of gemm.cuh. The producer's four warps gather A by
-// 16-byte cp.async into the layout that tensor copies leave. Why not by tensor copies: a box of an
-// image is a patch wide, 32 bytes for 16 pixels, a quarter of the rows that products read here;
-// and a tile is no rectangle of patches: it begins and ends within a row of them (14 do not divide
-// 128), goes on in the next image, and has rows of zeros where a class token stands. That is
-// several boxes of several shapes for each 32 bytes of k, and no box for patches whose sides are
-// no whole chunks. A source may be anything.
+// 16-byte cp.async into the layout that tensor copies leave. Why not tensor copies of the images: a
+// box is a patch wide, 32 bytes for 16 pixels, a quarter of the rows that products read here; and
+// a tile is no rectangle of patches. It begins and ends within a row of them (14 do not divide
+// 128), goes on in the next image, and has rows of zeros where class tokens stand: several boxes of
+// several shapes for each 32 bytes of k. A source, on the other hand, may be any map.
 #pragma once
 
 #include "vitc/gpu/sm90/gather.h"
@@ -17,7 +16,7 @@
 
 namespace vitc::gpu::sm90 {
 
-// As GemmTile, without clusters. Sums of squares are those of kSlice columns.
+// As GemmTile, without clusters. Statistics are those of kSlice columns.
 template <class T, int kRows, int kColumns, int kStages, bool kPingPong, int kSlice_>
 struct GatherTile : GemmTile<T, kRows, kColumns, kStages, 2, kPingPong, 1> {
   using Storage = T;
@@ -83,7 +82,7 @@ VITC_DEVICE void gather(const Ring<Tile>& ring, int m, const Source& a, const Te
     async_copy_wait<0>();
     proxy_fence();
     sync_warp();
-    if (lane() == 0) barrier_expect(full, Tile::kBytesB);  // some may have landed
+    if (lane() == 0) barrier_expect(full, Tile::kBytesB);  // of which some may be there
   }
   let_next_kernel_start();
 }
