@@ -5,16 +5,15 @@ A bug counts as caught when the launch fails or the result differs, in one of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from kernels.emu import sm90_cases
-from kernels.emu.emulation import SCHEDULES, EmulationError, build, patched_headers
+from kernels.emu.emulation import SCHEDULES
 from kernels.gpu.attention_cases import Shape, Terms, Windows, attention, windows
-from kernels.gpu.case import Case, bundle
 from kernels.gpu.gather_cases import COOPERATIVE, PING_PONG, Patches, patches
 from kernels.gpu.gemm_cases import norm_chain, plain, tile
+from kernels.gpu.planting import Bug, check_caught
 from kernels.gpu.rows_cases import group_norm
 
 GEMM = plain("gemm", tile("float16"), 75, 72, 128, exact=True)
@@ -44,19 +43,6 @@ ODD_TILES = attention("odd tiles", "float16", Shape(16, 49, 32, 32, 64, 1), Term
 GROUPS = group_norm("float16")
 GATHER = patches(PING_PONG, Patches(5, 1, (16, 16), (112, 80)), 96)
 GATHER_TOGETHER = patches(COOPERATIVE, Patches(3, 2, (32, 32), (160, 224)), 64)
-
-
-@dataclass(frozen=True)
-class Bug:
-    name: str
-    case: Case
-    header: str
-    old: str
-    new: str
-    message: str = ""  # of the failed launch; "" if the numbers show it
-
-    def __str__(self) -> str:
-        return self.name
 
 
 BUGS = [
@@ -480,18 +466,4 @@ BUGS = [
 
 @pytest.mark.parametrize("bug", BUGS, ids=str)
 def test_planted_bug_is_caught(bug: Bug, tmp_path: Path) -> None:
-    include = patched_headers(tmp_path, f"gpu/{bug.header}", bug.old, bug.new)
-    library = build(bundle([bug.case]), include=include, flags=["-Wno-error"])
-    seen = []
-    for schedule in SCHEDULES:
-        try:
-            arrays = library.run(bug.case.arrays, bug.case.sizes, schedule=schedule, entry="run_0")
-            bug.case.check(arrays)
-            seen.append("")
-        except EmulationError as error:
-            seen.append(str(error))
-        except AssertionError:
-            seen.append("the numbers differ")
-    assert any(seen), "not caught in any order"
-    if bug.message:
-        assert any(bug.message in text for text in seen), seen
+    check_caught(bug, tmp_path, SCHEDULES)

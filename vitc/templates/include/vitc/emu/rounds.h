@@ -180,7 +180,7 @@ inline bool advance(bool* done) {
   if (!release_others(&progress)) return false;
   bool ready = false;  // some are held: now and then what they could still touch lands before
   for (const Thread& t : m.threads) ready = ready || t.state == State::ready;
-  if (!progress && ready && m.schedule.held(0, ++m.turns) == 0) return true;
+  if (!progress && ready && !m.schedule.early(++m.turns)) return true;
   for (int step = 0; step < 2 && !progress; ++step) {
     const bool products = (step == 1) != m.schedule.newest_first();
     if (!(products ? finish_awaited(&progress) : land_awaited(&progress))) return false;

@@ -43,14 +43,15 @@ class Schedule {
     }
   }
 
-  // Lanes of a warp, a bit each, that stay where they are at this turn. In the random order a warp
-  // is slow for a while in one case of four, in another one some of its lanes are.
+  // Lanes of a warp, a bit each, that stay where they are at this turn: in the random order for a
+  // while (some dozens of rounds) all in one case of four, some in another one.
   uint64_t held(unsigned warp, uint32_t turn) const {
     if (order_ != Order::random) return 0;
-    const uint64_t lately = mix(start(turn / 512) + warp), now = mix(start(turn));
-    if (lately % 4 == 0) return now % 8 != 0 ? ~uint64_t(0) : 0;
-    return lately % 4 == 1 && now % 4 != 0 ? mix(lately) : 0;
+    const uint64_t drawn = mix(start(turn / 512) + warp);
+    return drawn % 4 == 0 ? ~uint64_t(0) : drawn % 4 == 1 ? mix(drawn) : 0;
   }
+  // Whether copies land and products are done although some lanes are held.
+  bool early(uint32_t turn) const { return mix(start(turn)) % 2 == 0; }
 
   // Which of several pending copies lands first, and whether products are done before copies land.
   bool newest_first() const { return order_ == Order::reverse; }

@@ -1,0 +1,145 @@
+"""Bugs planted in Hopper's kernels: what a card may do, and a run on one mostly does not show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kernels.emu import sm90_attention_cases, sm90_cases
+from kernels.emu.emulation import SCHEDULES, STALLING
+from kernels.gpu.planting import Bug, check_caught
+
+COOPERATIVE = sm90_cases.gemm("cooperative", 300, 96, 136)
+CLUSTER = sm90_cases.gemm("cluster", 300, 96, 136)
+AHEAD = sm90_cases.gemm("tall", 150, 104, 200, ahead=True)
+PARTS = sm90_cases.gemm("three parts", 75, 96, 328)
+GROUPS = sm90_cases.gemm("two groups", 75, 96, 328)
+ATTENTION = sm90_attention_cases.CASES[2]
+
+BUGS = [
+    Bug(
+        "gemm: barriers not fenced for copies",
+        COOPERATIVE,
+        "sm90/tile.h",
+        "    barrier_init_done();\n",
+        "",
+        "no fence.mbarrier_init since",
+    ),
+    Bug(
+        "gemm: rows copied before the kernel before has ended",
+        COOPERATIVE,
+        "sm90/gemm.cuh",
+        "Where::column(first));\n  wait_for_previous_kernel();",
+        "Where::column(first));",
+        "before wait_for_previous_kernel()",
+    ),
+    Bug(
+        "gemm: scales there when one warp of three has them",
+        COOPERATIVE,
+        "sm90/gemm.cuh",
+        "barrier_init(ready(slot), kWarps)",
+        "barrier_init(ready(slot), 1)",
+    ),
+    Bug(
+        "gemm: scales there when one lane of a warp has them",
+        COOPERATIVE,
+        "sm90/gemm.cuh",
+        "    sync_warp();\n    if (lane() == 0) barrier_arrive(handover",
+        "    if (lane() == 0) barrier_arrive(handover",
+    ),
+    Bug(
+        "gemm: scales not waited for",
+        COOPERATIVE,
+        "sm90/gemm.cuh",
+        "barrier_wait(handover.ready(index), handover.parity(index));",
+        "{}",
+    ),
+    Bug(
+        "gemm: a stage is free before the other block has read it",
+        CLUSTER,
+        "sm90/gemm.cuh",
+        "barrier_arrive_at(ring.empty(slot), unsigned(lane()))",
+        "barrier_arrive_at(ring.empty(slot), cluster_rank())",
+    ),
+    Bug(
+        "gemm: copies to a block that may not have begun",
+        CLUSTER,
+        "sm90/gemm.cuh",
+        "  } else {\n    cluster_sync();\n  }\n",
+        "  } else {\n    sync_block();\n  }\n",
+        "may not have begun",
+    ),
+    Bug(
+        "gemm: cluster barrier of a warp whose first lane was alone",
+        CLUSTER,
+        "sm90/gemm.cuh",
+        "    sync_warp();\n    cluster_sync();",
+        "    cluster_sync();",
+        "cluster barrier in a divergent warp",
+    ),
+    Bug(
+        "gemm: residual past the end loaded ahead",
+        AHEAD,
+        "sm90/tile.h",
+        "row_operand(minimum(row + Sums::row_of(i), m - 1), column)",
+        "row_operand(row + Sums::row_of(i), column)",
+        "past the end of args[3]",
+    ),
+    Bug(
+        "gemm: residual of the column group before",
+        AHEAD,
+        "sm90/tile.h",
+        "(m, first_m, first_n, group + 1, epilogue)",
+        "(m, first_m, first_n, group, epilogue)",
+    ),
+    Bug(
+        "split gemm: sums over stages that other warps' products read",
+        GROUPS,
+        "sm90/split_gemm.cuh",
+        "    named_sync(1, Tile::kConsumers);",
+        "    ",
+        "may still read",
+    ),
+    Bug(
+        "split gemm: rows of the first warpgroup",
+        GROUPS,
+        "sm90/split_gemm.cuh",
+        "const int group_row = thread() / kWarpgroup * 64;",
+        "const int group_row = 0;",
+    ),
+    Bug(
+        "split gemm: rows written by two blocks",
+        PARTS,
+        "sm90/split_gemm.cuh",
+        "y < kAtOnce && local < end &&",
+        "y < kAtOnce &&",
+    ),
+    Bug(
+        "attention: barriers not fenced for copies",
+        ATTENTION,
+        "sm90/attention.cuh",
+        "    barrier_init_done();\n",
+        "",
+        "no fence.mbarrier_init since",
+    ),
+    Bug(
+        "attention: weights in registers not fenced",
+        ATTENTION,
+        "sm90/attention.cuh",
+        "          products_begin();\n          VITC_UNROLL\n          for (int i",
+        "          VITC_UNROLL\n          for (int i",
+        "registers that were not fenced",
+    ),
+    Bug(
+        "attention: queries copied before the kernel before has ended",
+        ATTENTION,
+        "sm90/attention.cuh",
+        "  wait_for_previous_kernel();\n  int slot",
+        "  int slot",
+    ),
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=str)
+def test_planted_bug_is_caught(bug: Bug, tmp_path: Path) -> None:
+    check_caught(bug, tmp_path, SCHEDULES + STALLING)
