@@ -10,7 +10,10 @@ from graphs import assign, errors
 
 from vitc.codegen.targets import find_target
 from vitc.errors import InputError
+from vitc.ir.text import parse_graph, print_graph
 from vitc.ir.types import DType
+from vitc.passes.options import PassOptions
+from vitc.passes.pipeline import run_passes
 
 # Relative L2: two roundings of the type for products, a few more where steps amplify them.
 BOUND = {DType.FLOAT16: 4e-3, DType.BFLOAT16: 3e-2, DType.TF32: 4e-3, DType.FLOAT32: 2e-6}
@@ -39,7 +42,7 @@ def test_float16(case: str, tmp_path: Path) -> None:
         ("sm_75", DType.FLOAT32),
     ],
 )
-@pytest.mark.parametrize("case", ["statistics", "attention"])
+@pytest.mark.parametrize("case", ["statistics", "moments", "attention"])
 def test_other_arithmetic(case: str, target: str, dtype: DType, tmp_path: Path) -> None:
     found = errors(assign(CASES[case], dtype), tmp_path, target=f"cuda:{target}:emulated")
     assert max(found.values()) < BOUND[dtype], found
@@ -54,10 +57,37 @@ def test_float32_at_the_boundary(case: str, tmp_path: Path) -> None:
     assert max(found.values()) < BOUND[DType.BFLOAT16], found
 
 
-def test_hopper(tmp_path: Path) -> None:
-    graph = assign(CASES["steps"], DType.FLOAT16)
+@pytest.mark.parametrize("case", ["steps", "moments"])
+def test_hopper(case: str, tmp_path: Path) -> None:
+    graph = assign(CASES[case], DType.FLOAT16)
     found = errors(graph, tmp_path, target="cuda:sm_90a:emulated")
     assert 1e-5 < max(found.values()) < BOUND[DType.FLOAT16], found
+
+
+FAR = """
+graph far(%x: f32[B,50,40]) {
+  weight %w: f32[96,40]
+  weight %v: f32[48,96]
+  %a = linear(%x, %w) {steps=[shift(24.0)]}
+  %n = norm(%a) {eps=1e-5}
+  %y = linear(%n, %v)
+  return %y
+}"""
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_rows_far_from_zero(arch: str, tmp_path: Path) -> None:
+    """A layer norm of rows whose mean is three deviations or more, without a kernel of its own."""
+    name, half = f"cuda:{arch}:emulated", DType.FLOAT16
+    width = find_target(name, (3,)).stats_width
+    options = PassOptions(dtype=half, input_dtype=half, output_dtype=half, stats_width=width)
+    found: list[float] = []
+    for passes in (["row_statistics", "assign_dtypes"], ["assign_dtypes"]):
+        graph = run_passes(parse_graph(FAR), passes, options)
+        assert ("layer_rstd" in print_graph(graph)) == ("row_statistics" in passes)
+        found.append(max(errors(graph, tmp_path, target=name).values()))
+    assert 1e-5 < found[0] < BOUND[half], found
+    assert found[0] < 2 * found[1], found
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,26 @@ graph windows(%x: f32[B,8,6,192]) {
   return %y
 }"""
 
-TEXTS = {"products": PRODUCTS, "attention": ATTENTION, "windows": WINDOWS}
-KERNELS = {"products": ["gemm", "gemm"], "attention": ["attention"], "windows": ["attention"]}
+# A patch merging whose layer norm is gone: the first product sums its rows up and stores them as the
+# second reads them, four as one, which gathers their statistics.
+MERGE = """
+graph merge(%x: f32[B,4,6,64]) {
+  weight %w: f32[64,64]
+  weight %v: f32[32,256]
+  %y, %s = linear(%x, %w) {stats=64, sums=true}
+  %m = move(%y) {map=map([B,4,6,64], reshape([B,2,2,3,2,64]), permute([0,1,3,4,2,5]), reshape([B,2,3,256]))}
+  %ms = move(%s) {map=map([B,4,6,2], reshape([B,2,2,3,2,2]), permute([0,1,3,4,2,5]), reshape([B,2,3,8]))}
+  %z = linear(%m, %v, %ms) {steps=[layer_rstd($2, 256.0, 1e-5)]}
+  return %z
+}"""
+
+TEXTS = {"products": PRODUCTS, "merge": MERGE, "attention": ATTENTION, "windows": WINDOWS}
+KERNELS = {
+    "products": ["gemm", "gemm"],
+    "merge": ["gemm", "gemm"],
+    "attention": ["attention"],
+    "windows": ["attention"],
+}
 TARGETS = [
     ("cpu", DType.FLOAT32),
     ("cpu", DType.BFLOAT16),
