@@ -61,6 +61,10 @@ class Patches:
         return np.pad(cut, ((0, 0), (self.tokens, 0), (0, 0))).reshape(self.rows, self.depth)
 
 
+# A depth of one step, so that stages pass from one consumer to the other each time.
+ONE_STEP = Patches(9, 1, (8, 8), (64, 88))
+
+
 def program(function: str, tile: str, p: Patches, n: int, dtype: str = "float16") -> str:
     """args: images, W, table [period, n], out, sums of squares of 32 columns each; sizes: rows."""
     return f"""
@@ -132,6 +136,7 @@ def patches(sizes: str, p: Patches, n: int, dtype: str = "float16", *, exact: bo
         (p.rows,),
         arch=90,
         header="vitc/gpu/sm90/gather_gemm.cuh",
+        held=(0, 3, 4),
     )
 
 
@@ -146,6 +151,7 @@ def gather_cases() -> list[Case]:
         patches(COOPERATIVE, Patches(1, 3, (32, 32), (64, 32), tokens=0), 32),
         patches(PING_PONG, Patches(3, 2, (32, 32), (160, 224), tokens=5), 160),
         patches(COOPERATIVE, Patches(5, 1, (8, 8), (72, 56)), 64),
+        patches(PING_PONG, ONE_STEP, 160),
         patches(PING_PONG, Patches(2, 1, (4, 8), (40, 40), tokens=2), 64),
         patches(COOPERATIVE, Patches(2, 3, (5, 24), (47, 104)), 64),
         patches(PING_PONG, Patches(5, 1, (16, 16), (112, 80)), 96, "bfloat16"),

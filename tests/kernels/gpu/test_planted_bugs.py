@@ -11,7 +11,6 @@ import pytest
 from kernels.emu import sm90_cases
 from kernels.emu.emulation import SCHEDULES
 from kernels.gpu.attention_cases import Shape, Terms, Windows, attention, windows
-from kernels.gpu.gather_cases import COOPERATIVE, PING_PONG, Patches, patches
 from kernels.gpu.gemm_cases import norm_chain, plain, tile
 from kernels.gpu.planting import Bug, check_caught
 from kernels.gpu.rows_cases import group_norm
@@ -41,8 +40,6 @@ NORMS = attention("norms", "float16", Shape(40, 75, 32, 32, 32, 2), Terms(cosine
 SPARE = attention("a head missing", "float16", Shape(16, 16, 32, 32, 16, 1, 1, 3, 4))
 ODD_TILES = attention("odd tiles", "float16", Shape(16, 49, 32, 32, 64, 1), Terms("heads"))
 GROUPS = group_norm("float16")
-GATHER = patches(PING_PONG, Patches(5, 1, (16, 16), (112, 80)), 96)
-GATHER_TOGETHER = patches(COOPERATIVE, Patches(3, 2, (32, 32), (160, 224)), 64)
 
 
 BUGS = [
@@ -382,84 +379,6 @@ BUGS = [
         "rowwise.cuh",
         "value = warp_sum(value);",
         "value = warp_sum<16>(value);",
-    ),
-    Bug(
-        "gather: rows not fenced for products",
-        GATHER,
-        "sm90/gather_gemm.cuh",
-        "    proxy_fence();\n",
-        "",
-        "no fence.proxy.async since",
-    ),
-    Bug(
-        "gather: copies not waited for",
-        GATHER,
-        "sm90/gather_gemm.cuh",
-        "async_copy_wait<0>",
-        "async_copy_wait<1>",
-    ),
-    Bug(
-        "gather: a stage filled while it is read",
-        GATHER,
-        "sm90/gather_gemm.cuh",
-        "    barrier_wait(ring.empty(at.slot), at.parity ^ 1);\n",
-        "",
-    ),
-    Bug(
-        "gather: a stage filled when others have one phase to go",
-        GATHER_TOGETHER,
-        "sm90/gather_gemm.cuh",
-        "barrier_wait(ring.empty(at.slot), at.parity ^ 1);",
-        "barrier_wait(ring.empty(at.slot), at.parity);",
-    ),
-    Bug(
-        "gather: weights not waited for",
-        GATHER,
-        "sm90/gather_gemm.cuh",
-        "barrier_expect(full, Tile::kBytesB);",
-        "barrier_arrive(full);",
-    ),
-    Bug(
-        "gather: a stage is free when one of two consumers has read it",
-        GATHER_TOGETHER,
-        "sm90/gather_gemm.cuh",
-        "ring.init(4 * (Tile::kPingPong ? 1 : Tile::kConsumers));",
-        "ring.init(4);",
-    ),
-    Bug(
-        "gather: written without swizzle",
-        GATHER,
-        "sm90/gather_gemm.cuh",
-        "(chunk ^ row % 8) * 16",
-        "chunk * 16",
-    ),
-    Bug(
-        "gather: rows of the first tile",
-        GATHER,
-        "sm90/gather_gemm.cuh",
-        "if (tile != known) {",
-        "if (known < 0) {",
-    ),
-    Bug(
-        "gather: rows past the end read",
-        GATHER,
-        "sm90/gather_gemm.cuh",
-        "minimum(Where::row(tile, 0) + i * kRowsAtOnce + row, m - 1)",
-        "Where::row(tile, 0) + i * kRowsAtOnce + row",
-    ),
-    Bug(
-        "gather: a class token's row not zero",
-        GATHER,
-        "sm90/gather_gemm.cuh",
-        "                      from >= 0);",
-        "                      true);",
-    ),
-    Bug(
-        "gather: weights in another order",
-        GATHER,
-        "sm90/gather.h",
-        "{row, 8 * row, 2 * row, kColumnGroup * row}",
-        "{row, 2 * row, 8 * row, kColumnGroup * row}",
     ),
 ]
 
