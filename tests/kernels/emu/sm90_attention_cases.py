@@ -64,5 +64,6 @@ CASES = [
     attention("online, blocks stay", (150, 150, 80, 64, 3, 4, 2), 1, 3),
     attention("online, blocks come anew", (200, 200, 32, 48, 2, 3, 2), 1, 2),
     attention("three consumers, two panels", (260, 90, 128, 96, 1, 3, 3), 1, 3),
+    attention("units of five tiles", (300, 64, 32, 64, 1, 4, 2), 4, 2),
     attention("one query", (1, 50, 72, 64, 1, 2, 2), 3, 2, "bfloat16"),
 ]

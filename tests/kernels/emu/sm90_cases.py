@@ -22,6 +22,7 @@ SPLIT = {
     "two parts": "SplitTile<T, 64, 2, 2>",
     "three parts": "SplitTile<T, 32, 3, 3>",
     "two groups": "SplitTile<T, 96, 2, 2, 2>",
+    "two groups, one part": "SplitTile<T, 64, 2, 1, 2>",
 }
 
 
