@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
-from kernels.emu.emulation import EmulationError, build
+from kernels.emu.emulation import FLAGS, INCLUDE, EmulationError, build
 
 ORDERS = ("forward", "reverse", "random:3")
 HEAD = """
@@ -260,6 +265,34 @@ def test_a_failed_launch_leaves_the_library_usable() -> None:
 
 
 TOO_LARGE = Probe("", shared=1 << 20)
+
+
+OVERLAPPING = """
+import ctypes, sys
+a, b = (ctypes.CDLL(path) for path in sys.argv[1:])
+for first, second in ((a, b), (b, a), (a, b)):
+    first.begin(), second.begin()
+    first.end(), second.end()
+ctypes.string_at(8)
+"""
+
+
+def test_launches_of_two_libraries_may_overlap(tmp_path: Path) -> None:
+    text = """
+      #include "vitc/emu/fault.h"
+      static vitc::emu::FaultGuard* guard;
+      extern "C" void begin() { guard = new vitc::emu::FaultGuard; }
+      extern "C" void end() { delete guard; }
+    """
+    paths = [tmp_path / f"{name}.so" for name in ("first", "second")]
+    source = tmp_path / "guard.cc"
+    source.write_text(text)
+    for path in paths:
+        command = ["g++", *FLAGS, f"-I{INCLUDE}", str(source), "-o", str(path), "-ldl"]
+        subprocess.run(command, check=True)
+    command = [sys.executable, "-c", OVERLAPPING, *map(str, paths)]
+    # Handlers that send each other the signal would go on for ever.
+    assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGSEGV
 
 
 def test_impossible_launch() -> None:

@@ -1,6 +1,7 @@
 // Turns a bad memory access or an integer division by zero of a running fibre into a failed launch.
 // The handlers are installed for the time of a launch only, and signals that are not the running
-// fibre's own go to the handler that was there before.
+// fibre's own go to the handler that was there before: launches of several libraries, each with a
+// handler of its own, may overlap and end in any order.
 #pragma once
 
 #include <dlfcn.h>
@@ -28,10 +29,15 @@ class FaultGuard {
     struct sigaction action{};
     action.sa_sigaction = handle;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    for (int i = 0; i < kSignals; ++i) sigaction(kSignal[i], &action, &old_[i]);
+    for (int i = 0; i < kSignals; ++i) {
+      if (!is_installed(kSignal[i])) sigaction(kSignal[i], &action, &before[i]);
+    }
   }
   ~FaultGuard() {
-    for (int i = 0; i < kSignals; ++i) sigaction(kSignal[i], &old_[i], nullptr);
+    // What another library's launch installed since stays: it has this handler for its own before.
+    for (int i = 0; i < kSignals; ++i) {
+      if (is_installed(kSignal[i])) sigaction(kSignal[i], &before[i], nullptr);
+    }
     sigaltstack(&old_stack_, nullptr);
     active = nullptr;
   }
@@ -48,12 +54,8 @@ class FaultGuard {
     FaultGuard* self = active;
     if (self == nullptr || !pthread_equal(self->owner_, pthread_self()) ||
         machine->current == nullptr) {
-      if (self != nullptr) {
-        for (int i = 0; i < kSignals; ++i) {
-          if (kSignal[i] == number) sigaction(number, &self->old_[i], nullptr);
-        }
-      }
-      return;  // the access repeats and meets the handler that was there before
+      pass_on(number, info, context);
+      return;
     }
     self->signal_ = number;
     self->address_ = info->si_addr;
@@ -62,6 +64,29 @@ class FaultGuard {
     machine->fault_code = reinterpret_cast<void*>(state->uc_mcontext.gregs[REG_RIP]);
     state->uc_mcontext.gregs[REG_RIP] = greg_t(reinterpret_cast<uintptr_t>(&report));
     state->uc_mcontext.gregs[REG_RSP] = greg_t((top & ~uintptr_t(15)) - 8);
+  }
+
+  // To the handler that was there before: it is called if it takes what this one does, as other
+  // libraries' do, else the access repeats and meets it. The default, where they call in a circle.
+  static void pass_on(int number, siginfo_t* info, void* context) {
+    static thread_local bool passing = false;
+    struct sigaction next{};
+    for (int i = 0; i < kSignals; ++i) {
+      if (kSignal[i] == number && !passing) next = before[i];
+    }
+    if ((next.sa_flags & SA_SIGINFO) == 0) {
+      sigaction(number, &next, nullptr);
+      return;
+    }
+    passing = true;
+    next.sa_sigaction(number, info, context);
+    passing = false;
+  }
+
+  static bool is_installed(int number) {
+    struct sigaction now{};
+    sigaction(number, nullptr, &now);
+    return (now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == handle;
   }
 
   static void report() {
@@ -89,10 +114,12 @@ class FaultGuard {
   }
 
   inline static VITC_EMU_PRIVATE FaultGuard* active = nullptr;
+  // What the handlers replaced; kept beyond a launch, after which another library's may bring them
+  // back.
+  inline static VITC_EMU_PRIVATE struct sigaction before[kSignals]{};
 
   pthread_t owner_;
   stack_t old_stack_{};
-  struct sigaction old_[kSignals]{};
   int signal_ = 0;
   void* address_ = nullptr;
   alignas(16) char signal_stack_[64 << 10];
