@@ -253,6 +253,7 @@ VITC_DEVICE void attend(const AttentionMemory<Tile>& memory, int group, int unit
         at.skip(blocks_before + b);
         for (int slot = 2 * at.slot; slot < 2 * at.slot + 2; ++slot) {
           barrier_wait(memory.full(slot), at.parity);
+          sync_warp();  // no product follows that would wait for the other lanes
           release(memory.empty(slot));
         }
       }
