@@ -119,6 +119,7 @@ CASES = [
     gemm("ping-pong", 64 * 9, 72, 64),
     gemm("cooperative", 200, 104, 200, exact=False),
     gemm("cluster", 520, 128, 192, "bfloat16", exact=False),
+    gemm("cluster", 520, 96, 328),
     gemm("cluster", 300, 72, 136, exact=False, sums=True),
     gemm("two parts", 70, 104, 328, "bfloat16", exact=False),
     gemm("three parts", 70, 104, 328, exact=False, sums=True),

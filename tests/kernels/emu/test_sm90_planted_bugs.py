@@ -10,7 +10,7 @@ from kernels.emu.emulation import SCHEDULES, STALLING
 from kernels.gpu.planting import Bug, check_caught
 
 COOPERATIVE = sm90_cases.gemm("cooperative", 300, 96, 136)
-CLUSTER = sm90_cases.gemm("cluster", 300, 96, 136)
+CLUSTER = sm90_cases.gemm("cluster", 520, 96, 328)
 AHEAD = sm90_cases.gemm("tall", 150, 104, 200, ahead=True)
 PARTS = sm90_cases.gemm("three parts", 75, 96, 328)
 GROUPS = sm90_cases.gemm("two groups", 75, 96, 328)
