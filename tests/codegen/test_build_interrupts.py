@@ -23,12 +23,12 @@ import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where jobs run in the background
 sys.path.insert(0, str(Path(sys.argv[1])))
-import test_build
+import building
 from vitc.codegen.build import Source, build_library
 from vitc.codegen.cache import BuildCache
 folder = Path(sys.argv[2])
 body = f"echo x > half.o; sleep 600 & echo $! >> {folder}/pids; wait"
-tools = test_build.fake(folder, body)
+tools = building.fake(folder, body)
 try:
     build_library([Source(f"k{i}", str(i)) for i in range(4)], toolchain=tools, jobs=2,
                   output=folder / "a.so", cache=BuildCache(folder / "cache"))
@@ -47,6 +47,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, sent, toolchain):
     pids = tmp_path / "pids"
     deadline = time.perf_counter() + 300
     while not pids.exists() or len(pids.read_text().split()) < 4:  # two compilers, a child each
+        assert child.poll() is None
         assert time.perf_counter() < deadline
         time.sleep(0.02)
     child.send_signal(sent)
