@@ -75,19 +75,28 @@ graph far(%x: f32[B,50,40]) {
 }"""
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-def test_rows_far_from_zero(arch: str, tmp_path: Path) -> None:
+# Where inputs and sums are rounded alike, the mean that goes through the product costs digits.
+@pytest.mark.parametrize(
+    ("name", "dtype", "factor"),
+    [
+        ("cuda:sm_80:emulated", DType.FLOAT16, 2),
+        ("cuda:sm_90a:emulated", DType.FLOAT16, 2),
+        ("cuda:sm_80:emulated", DType.BFLOAT16, 2),
+        ("cuda:sm_80:emulated", DType.FLOAT32, 5),
+        ("cpu", DType.FLOAT32, 5),
+    ],
+)
+def test_rows_far_from_zero(name: str, dtype: DType, factor: float, tmp_path: Path) -> None:
     """A layer norm of rows whose mean is three deviations or more, without a kernel of its own."""
-    name, half = f"cuda:{arch}:emulated", DType.FLOAT16
     width = find_target(name, (3,)).stats_width
-    options = PassOptions(dtype=half, input_dtype=half, output_dtype=half, stats_width=width)
+    options = PassOptions(dtype=dtype, input_dtype=dtype, output_dtype=dtype, stats_width=width)
     found: list[float] = []
     for passes in (["row_statistics", "assign_dtypes"], ["assign_dtypes"]):
         graph = run_passes(parse_graph(FAR), passes, options)
         assert ("layer_rstd" in print_graph(graph)) == ("row_statistics" in passes)
         found.append(max(errors(graph, tmp_path, target=name).values()))
-    assert 1e-5 < found[0] < BOUND[half], found
-    assert found[0] < 2 * found[1], found
+    assert 0 < found[0] < BOUND[dtype], found
+    assert found[0] < factor * found[1], found
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_tiles_that_would_spill_with_sums() -> None:
         given = Problem(dtype, 6304, 768, 3072, ("add", "add"), 32, sums)
         names = {tile.name for tile in TILES if tile.takes(given)}
         assert ("pp128x160c1" in names) is ("pp128x160c2" in names) is taken
-    assert given.key == replace(given, sums=False).key  # the records are of both
+    assert given.key == replace(given, sums=False).key  # one record stands for both
 
 
 def test_without_a_record_the_model_chooses() -> None:

@@ -191,8 +191,8 @@ class Recorder:
         self.memory.append(np.zeros(1 << 12, np.uint8))
         return self.memory[-1].ctypes.data
 
-    def release(self, function: str, handle: Any) -> None:
-        self(function, handle)
+    def release(self, function: str, *handle: Any) -> None:
+        self(function, *handle)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -217,6 +217,8 @@ def test_memory_that_another_stream_has_is_not_used_again(stream: int | None) ->
     again = dlpack.DeviceArray(pool, DTYPES["float32"], (2, 3), 24).address == address
     assert again is (stream in (None, 1))
     assert (("cuMemFree", address) in driver.calls) is not again
+    if not again:
+        assert driver.names.index("cuCtxSynchronize") < driver.names.index("cuMemFree")
 
 
 def test_staging_waits_for_its_copies_before_its_memory_is_freed() -> None:

@@ -171,6 +171,8 @@ class Fused(Op):
                     operand[:-1] == result[:-1],
                     f"statistics {types[step.operand]} for rows of {shape}",
                 )
+                pairs = step.kind != "layer_rstd" or per_image(operand[-1:]) % 2 == 0
+                require(pairs, f"pairs of statistics, not {types[step.operand]}")
             else:
                 widened = broadcast((result, operand))
                 # Only a stand-alone pointwise may grow by its operands.

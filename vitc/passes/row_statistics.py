@@ -8,6 +8,10 @@ through the product as mean(x) times the sum of each output's weights, which for
 variance is mean(x^2) - mean(x)^2, so the writer adds the sum to the sum of squares. Streams that
 `centre_residual` keeps centred need no sums; this is for the others, such as the stages of a Swin,
 whose patch merging sees how the means of neighbouring pixels differ.
+
+That is exact but for rounding, of which rows far from zero cost more: x is multiplied with its
+mean, an error that grows with |mean| / deviation, and the variance is a difference, whose error
+grows with its square. A model with such rows has `disable={"row_statistics"}`.
 """
 
 from __future__ import annotations

@@ -73,11 +73,11 @@ class CudaDriver:
             self("cuThreadExchangeStreamCaptureMode", before)
             self("cuCtxPopCurrent")
 
-    def release(self, function: str, handle: Any) -> None:
-        """Frees something; not in a fork of the process that made it, and never raises."""
+    def release(self, function: str, *handle: Any) -> None:
+        """Frees or waits for something; not in a fork of the process that made it; never raises."""
         if os.getpid() == self._process:
             with suppress(DeviceError), self.current():
-                self(function, handle)
+                self(function, *handle)
 
     def _describe(self, code: Any) -> str:
         _, text = self._api.cuGetErrorString(code)

@@ -148,9 +148,13 @@ class DeviceArray:
 
     def __del__(self) -> None:
         buffer = getattr(self, "_buffer", None)
+        if buffer is None:
+            return
         # Another stream may still read when its owner lets go, and the default one would not wait
-        # for it: such memory is freed, for which the driver waits.
-        if buffer is not None and not self._elsewhere:
+        # for it: such memory is freed, after all work of the GPU.
+        if self._elsewhere:
+            self._pool.driver.release("cuCtxSynchronize")
+        else:
             self._pool.give_back(buffer)
 
     def __repr__(self) -> str:

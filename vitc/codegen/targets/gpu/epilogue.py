@@ -71,7 +71,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """Parameters of templates/gpu/epilogue.jinja.
+    """Parameters of `epilogue` in templates/gpu/functors.jinja.
 
     row_scale: expression of the row m, or "". lines: one statement per step. statistics: type of
     those emitted (vitc/gpu/epilogue.cuh). slices: of a row, 0 for none. operands: where those
@@ -235,7 +235,7 @@ def _statistics(sums: bool) -> str:
 
 def step_kinds(op: Fused) -> tuple[str, ...]:
     """Kinds of the fused steps as measured times are recorded for them. Statistics with sums take
-    the tiles that win without: they add half a dozen instructions to a row's epilogue.
+    the tiles that win without them, which is assumed rather than measured.
     """
     return tuple("row_rstd" if step.scales_rows else step.kind for step in op.steps)
 

@@ -17,7 +17,8 @@ class Problem:
     """A product as tiles are chosen for it.
 
     m, n, k: rows, columns, depth. steps: kinds of the fused steps in order. stats: width of the
-    slices whose sums of squares are emitted, 0 for none. sums: whether their sums are, too.
+    slices whose sums of squares are emitted, 0 for none. sums: whether their sums are, too; no part
+    of `key`, since times with sums are assumed to be those without.
     """
 
     dtype: DType
@@ -81,13 +82,13 @@ class LargeTile:
             return self.consumers == 3  # else those who fetch both have but 24 registers
         if operands and self.consumers == 3 and self.columns == 192:
             return False  # 87 us where others take 58 in ViT-B at batch 32 (h100/log.md, 17)
-        brain = problem.dtype is DType.BFLOAT16
-        if brain and operands and problem.sums and self.ping_pong and self.columns == 160:
+        bfloat = problem.dtype is DType.BFLOAT16
+        if bfloat and operands and problem.sums and self.ping_pong and self.columns == 160:
             return False  # 8 bytes spilt
         if self.rows * self.columns == 128 * 192 and operands and problem.stats:
             return True
         if self.rows == 192 and self.columns == 96:
-            return not (operands and problem.stats and brain)
+            return not (operands and problem.stats and bfloat)
         return not (self.rows == 192 and (operands or problem.stats))
 
 

@@ -13,7 +13,7 @@ from vitc.ir.types import DType, Shape, per_image
 
 @dataclass(frozen=True)
 class RowSource:
-    """Parameters of the source functor in templates/gpu/source.jinja.
+    """Parameters of the source functor in templates/gpu/functors.jinja.
 
     type: of the stored elements. start: base pointer. vector: whether chunks (16 bytes as stored or
     as loaded, whichever has more elements) lie whole and aligned. row: offset of a row, in m.

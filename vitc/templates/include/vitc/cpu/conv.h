@@ -52,7 +52,7 @@ struct PlanesConv {
   static constexpr int64_t kLines = S::kChannels * S::kKernelH;
   static constexpr int64_t kTaps = kLines * S::kKernelW;
   static constexpr int64_t kPanels = ceil_div(kOut, kPanel);
-  static_assert(Epilogue::kSlice == 0, "it emits no sums of squares");
+  static_assert(Epilogue::kSlice == 0, "it emits no statistics");
   // Columns behind a row of outputs, in whole tiles.
   static constexpr int64_t kSpan =
       (round_up(S::kOutW, kTileRows) - 1) * S::kStrideW + (S::kKernelW - 1) * S::kDilationW + 1;
@@ -134,7 +134,7 @@ template <class Epilogue>
 struct GroupEpilogue {
   Epilogue inner;
   int64_t first;
-  static_assert(Epilogue::kSlice == 0, "grouped convolutions emit no sums of squares");
+  static_assert(Epilogue::kSlice == 0, "grouped convolutions emit no statistics");
   static constexpr int64_t kSlice = 0;
   using Row = typename Epilogue::Row;
   VITC_INLINE Row begin(int64_t m) const { return inner.begin(m); }
@@ -169,7 +169,7 @@ struct DepthwiseConv {
   static constexpr uint64_t scratch(int) { return 0; }
 
   static int run(const Call& call, const T* image, const float* weights, const Epilogue& epilogue) {
-    static_assert(Epilogue::kSlice == 0, "depthwise convolutions emit no sums of squares");
+    static_assert(Epilogue::kSlice == 0, "depthwise convolutions emit no statistics");
     for_ranges(call.exec, call.batch * S::kOutH * S::kOutW, 8, [&](int64_t m, int64_t end, int) {
       for (; m < end; ++m) {
         const Window w = window_at<S>(m);

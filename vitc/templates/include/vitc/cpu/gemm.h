@@ -23,7 +23,7 @@ struct Gemm {
   static constexpr int64_t kPanelSize = kSteps * P::kStep * kPanel;
   static constexpr int64_t kGroup = Epilogue::kSlice ? Epilogue::kSlice / kPanel : 1;
   static constexpr int64_t kGroups = ceil_div(kPanels, kGroup);
-  static_assert(Epilogue::kSlice % kPanel == 0, "a sum of squares covers whole panels");
+  static_assert(Epilogue::kSlice % kPanel == 0, "a statistic covers whole panels");
 
   // Rows are read where they are unless they need converting, K is odd under bf16 products, or
   // their distance would put a tile's rows into the same few sets of L1.

@@ -90,6 +90,7 @@ VITC_INLINE float rstd(const float* parts, const Map& start, float n, float eps)
 // in runs of kRun: mean(x^2) - mean(x)^2.
 template <int64_t kParts, int64_t kRun, class Map>
 VITC_INLINE float layer_rstd(const float* parts, const Map& start, float n, float eps) {
+  static_assert(kRun % 2 == 0 && kParts % kRun == 0, "whole pairs");
   float squares = 0, sums = 0;
   for (int64_t k = 0; k < kParts; k += kRun) {
     const float* run = parts + start(k);

@@ -19,7 +19,7 @@ struct Pool2d {
   static constexpr uint64_t scratch(int) { return 0; }
 
   static int run(const Call& call, const T* image, const Epilogue& epilogue) {
-    static_assert(Epilogue::kSlice == 0, "pooling emits no sums of squares");
+    static_assert(Epilogue::kSlice == 0, "pooling emits no statistics");
     for_ranges(call.exec, call.batch * S::kOutH * S::kOutW, 8, [&](int64_t m, int64_t end, int) {
       for (; m < end; ++m) {
         const Window w = window_at<S>(m);

@@ -14,7 +14,7 @@ enum class ReduceOp { kSum, kMean, kMax };
 // rows of kCount elements.
 template <class T, int64_t kCount, int64_t kInner, ReduceOp kOp, class Epilogue>
 struct Reduce {
-  static_assert(Epilogue::kSlice == 0, "reductions emit no sums of squares");
+  static_assert(Epilogue::kSlice == 0, "reductions emit no statistics");
   static constexpr uint64_t scratch(int) { return 0; }
   // Columns of one task. Narrow, so that few images still occupy all threads.
   static constexpr int64_t kWidth = min_of<int64_t>(kInner, 4 * kLanes);

@@ -64,7 +64,7 @@ void async_copy_wait() {
   emu::async_copy_wait(kPending);
 }
 
-// Launches do not overlap here.
+// Launches do not overlap here; but what a test holds as the previous kernel's is let go.
 inline void wait_for_previous_kernel() {
   if (!emu::machine->here->follows) emu::device_memory.let_go();
   emu::machine->here->follows = true;
