@@ -53,7 +53,7 @@ def no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def choice_at(call: KernelCall, batch: int) -> records.Choice:
-    choice = call.kernel.choice(call.site, batch)
+    choice = call.kernel.choice(call, batch)
     assert choice is not None
     return choice
 
@@ -96,6 +96,15 @@ def test_a_record_of_the_portable_kernel_is_followed() -> None:
     record(portable, 64, slowest)
     assert choice_at(call, 64).names[0] == slowest
     assert render(call) == render(portable)
+
+
+def test_rows_gathered_otherwise_are_another_problem() -> None:
+    """The same rows and columns of the product, out of images of another form."""
+    wide, tall = (first_call(patches(96, 3, 16, size, 1), (64,)) for size in ((48, 80), (80, 48)))
+    choices = [choice_at(call, 64) for call in (wide, tall)]
+    assert choices[0].size == choices[1].size
+    assert choices[0].problem != choices[1].problem
+    assert choice_at(portable_form(wide), 64) == choice_at(portable_form(tall), 64)
 
 
 def test_a_record_chooses_a_tile_of_hoppers_own_at_its_batch(golden: Any) -> None:

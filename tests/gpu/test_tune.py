@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitc.bench.ceilings import measure_ceilings
-from vitc.codegen.kernel import Kernel, Site
+from vitc.codegen.kernel import Kernel, KernelCall
 from vitc.codegen.records import Choice, fastest
 from vitc.codegen.targets.cuda import name_for
 from vitc.codegen.targets.gpu.attention import GpuAttention
@@ -52,8 +52,8 @@ def test_choices_are_tuned_on_the_card(
     for kernel in (GpuGemm, GpuAttention, Sm90Gemm, Sm90GatherGemm):
         whole = kernel.choice
 
-        def few(self: Kernel, site: Site, batch: int, whole: Any = whole) -> Choice:
-            choice = whole(self, site, batch)
+        def few(self: Kernel, call: KernelCall, batch: int, whole: Any = whole) -> Choice:
+            choice = whole(self, call, batch)
             return replace(choice, names=(*choice.names[:3], choice.names[-1]))
 
         monkeypatch.setattr(kernel, "choice", few)

@@ -18,7 +18,7 @@ from verify.fakes import torch_model
 import vitc
 import vitc.tune
 from vitc.codegen import records
-from vitc.codegen.kernel import Kernel, KernelCall, Rendered, Site
+from vitc.codegen.kernel import Kernel, KernelCall, Rendered
 from vitc.codegen.select import select
 from vitc.codegen.targets import find_target
 from vitc.codegen.targets.gpu.attention import GpuAttention
@@ -26,7 +26,8 @@ from vitc.codegen.targets.gpu.gemm import GpuGemm
 from vitc.compiler import toolchain_of
 from vitc.errors import DeviceError, InputError, LoadError
 from vitc.ir.graph import Graph
-from vitc.ir.text import parse_graph
+from vitc.ir.text import parse_graph, print_graph
+from vitc.ops import Move
 from vitc.options import CompileOptions, checked_options
 from vitc.tune import TuningDevice, device, find_device, trial, tune_graph
 from vitc.tune.run import choices
@@ -84,8 +85,8 @@ def small(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kernel in (GpuGemm, GpuAttention):
         whole = kernel.choice
 
-        def few(self: Kernel, site: Site, batch: int, whole: Any = whole) -> records.Choice:
-            choice = whole(self, site, batch)
+        def few(self: Kernel, call: KernelCall, batch: int, whole: Any = whole) -> records.Choice:
+            choice = whole(self, call, batch)
             return replace(choice, names=choice.names[:3])
 
         monkeypatch.setattr(kernel, "choice", few)
@@ -180,10 +181,30 @@ def test_gathered_rows_take_hoppers_tile_where_it_was_faster(
     *portable, hoppers = work.choice.names
     assert len(portable) == 3
     assert "GatherTile" not in configurations(graph, options)[0]
+    stored, maps = work.call.inputs[0], [move.op for move in trial.trial_graph(work)[0].nodes]
+    assert maps.count(Move(stored.map)) == work.copies == 2
+    assert "x0_0: f16[B,8,48]" in print_graph(trial.trial_graph(work)[0])
     report = tune(graph, options, FakeCard(fast=hoppers))
     assert not report.tuned[0].wrong
     assert report.tuned[0].best == hoppers
     assert "GatherTile" in configurations(graph, options)[0]
+
+
+def test_statistics_scale_each_row_its_own_way(options: CompileOptions) -> None:
+    """None is clamped to no variance, and both squares and sums matter."""
+    graph = parse_graph(
+        GRAPH.replace("stats=64", "stats=64, sums=true").replace("row_r", "layer_r")
+    )
+    site = choices(graph, options)[1].call.site
+    assert trial._statistics(site) == {"x2": 64.0}
+    draw = torch.Generator().manual_seed(0)
+    stats = trial._activation((40, 24), "float32", 64.0, draw).double().numpy()
+    squares, sums = (stats[:, i::2].sum(1) / (12 * 64) for i in (0, 1))
+    variance = squares - sums**2
+    assert len(set(variance)) == len(variance)
+    assert variance.std() > 0.1 * variance.mean()
+    assert (variance > 0.7 * squares).all()
+    assert (variance < 0.99 * squares).all()
 
 
 def test_a_wrong_configuration_is_never_timed(
@@ -270,7 +291,7 @@ def test_shipped_times_are_of_the_shipped_kernels() -> None:
         for name in ("cuda:sm_80", "cuda:sm_90a")
         for text in (GRAPH, ATTENTION, PATCHES)
         for call in select(parse_graph(text), find_target(name, (8,))).calls
-        if (choice := call.kernel.choice(call.site, 8))
+        if (choice := call.kernel.choice(call, 8))
     }
     assert set(headers) >= {"gemm", "attention", "sm90_gemm", "gather_gemm"}
     for path in records.SHIPPED.glob("*.json"):

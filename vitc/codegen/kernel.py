@@ -117,8 +117,8 @@ class Kernel(ABC):
         """Inputs whose memory the first output may reuse when nobody reads them afterwards."""
         return ()
 
-    def choice(self, site: Site, batch: int) -> Choice | None:
-        """What there is to choose at this site for `batch`, for a tuner; None where nothing is."""
+    def choice(self, call: KernelCall, batch: int) -> Choice | None:
+        """What there is to choose at this call for `batch`, for a tuner; None where nothing is."""
         return None
 
     def render_choice(self, call: KernelCall, name: str) -> Rendered:

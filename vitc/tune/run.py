@@ -161,7 +161,7 @@ def choices(graph: Graph, options: CompileOptions) -> list[Work]:
     for batch in options.batches:
         target = find_target(options.target, (batch,))
         for call in select(graph, target).calls:
-            choice = call.kernel.choice(call.site, batch)
+            choice = call.kernel.choice(call, batch)
             if choice is not None and len(choice.names) > 1:
                 found.setdefault(choice.key, Work(call, choice, batch, target))
     return list(found.values())

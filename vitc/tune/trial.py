@@ -23,8 +23,8 @@ from vitc.compiler import build_graph
 from vitc.ir.builder import Builder, Value
 from vitc.ir.graph import Graph, Port
 from vitc.ir.op import Array
-from vitc.ir.types import Batch, DType, TensorType, shape_at
-from vitc.ops import Fused
+from vitc.ir.types import Batch, DType, TensorType, per_image, shape_at
+from vitc.ops import Fused, Move
 from vitc.options import CompileOptions
 from vitc.runtime.library import PortInfo
 from vitc.runtime.module import Module
@@ -74,6 +74,7 @@ def build_trial(work: Work, options: CompileOptions, toolchain: Toolchain, path:
 def trial_graph(work: Work) -> tuple[Graph, dict[str, str]]:
     """The graph, and the configuration by which each node of the tuned op is computed.
 
+    Operands lie in memory as in the model, and are read through the same maps.
     The last node, whose result is the graph's, is there because a library has to return something.
     """
     site, builder = work.call.site, Builder()
@@ -82,18 +83,25 @@ def trial_graph(work: Work) -> tuple[Graph, dict[str, str]]:
     operands: list[list[Value]] = []
     for copy in range(work.copies):
         values: list[Value] = []
-        for index, (type_, constant) in enumerate(zip(site.inputs, site.constant, strict=True)):
-            if constant:
+        stored: dict[str, Value] = {}  # q, k and v, say, are often one tensor
+        for index, (type_, operand) in enumerate(zip(site.inputs, work.call.inputs, strict=True)):
+            if site.constant[index]:
                 shared = type_.nbytes() <= SHARED_BYTES
                 port = Port(f"w{index}" if shared else f"w{index}_{copy}", type_)
                 weights[port.name] = port
                 values.append(Value(port.name, type_))
             else:
-                port = Port(f"x{index}_{copy}", _with_batch_first(type_))
-                inputs.append(port)
-                given = Value(port.name, port.type)
-                same = port.type == type_
-                values.append(given if same else builder.reshape(given, type_.shape))
+                if operand.value not in stored:
+                    port = Port(f"x{index}_{copy}", _with_batch_first(operand.type))
+                    inputs.append(port)
+                    given = Value(port.name, port.type)
+                    stored[operand.value] = builder.reshape(given, operand.type.shape)
+                value = stored[operand.value]
+                values.append(
+                    builder.reshape(value, type_.shape)
+                    if operand.is_dense
+                    else builder.emit(Move(operand.map), value)
+                )
         operands.append(values)
     names: dict[str, str] = {}
     runs = [(name, values) for name in work.choice.names for values in operands]
@@ -121,13 +129,16 @@ class _Fixed(Target):
         self.name, self.isas, self.dtypes = target.name, target.isas, target.dtypes
         self.stats_width, self.device = target.stats_width, target.device
         self.kernels = (call.kernel, *target.kernels)
-        self._target, self._names = target, names
+        self._target, self._call, self._names = target, call, names
         self._rendered: dict[str, Rendered] = {}
 
     def render(self, call: KernelCall) -> Mapping[str, Rendered]:
         name = self._names.get(call.node.output)
         if name is None:  # a copy of the result
             return self._target.render(call)
+        views, tuned = ([x.is_dense for x in c.inputs] for c in (call, self._call))
+        assert call.kernel is self._call.kernel, call
+        assert views == tuned, call  # else a copy of its own is among the steps
         if name not in self._rendered:  # the copies differ in their arguments alone
             self._rendered[name] = call.kernel.render_choice(call, name)
         return {self.isas[0]: self._rendered[name]}
@@ -165,10 +176,10 @@ class Trial:
         self.module = Module.open(path, verify=False)
         self.context = self.module.new_context()
         device = device_of(self.module)
-        positive = _positive_operands(work.call.site)
+        statistics = _statistics(work.call.site)
         draw = torch.Generator(device)
         self.inputs = [
-            _activation(port.shape, port.dtype, _operand(port) in positive, draw)
+            _activation(port.shape, port.dtype, statistics.get(_operand(port)), draw)
             for port in self.module.inputs
         ]
         self.outputs = [
@@ -230,15 +241,32 @@ def difference(results: Sequence[Array], expected: Sequence[Array]) -> float:
     return worst
 
 
-def _positive_operands(site: Site) -> set[str]:
-    """Names of trial inputs whose square root is taken."""
-    steps = site.op.steps if isinstance(site.op, Fused) else ()
-    return {f"x{step.operand}" for step in steps if step.scales_rows}
+def _statistics(site: Site) -> dict[str, float]:
+    """Names of trial inputs that scale rows: of how many columns a pair (squares, sum) is, or 0
+    where there are squares alone.
+    """
+    found: dict[str, float] = {}
+    for step in site.op.steps if isinstance(site.op, Fused) else ():
+        if step.scales_rows and step.operand is not None:
+            parts = per_image(site.inputs[step.operand].shape[-1:])
+            paired = step.kind == "layer_rstd"
+            found[f"x{step.operand}"] = 2 * step.values[0] / parts if paired else 0.0
+    return found
 
 
 def _activation(
-    shape: Sequence[int], dtype: str, positive: bool, draw: torch.Generator
+    shape: Sequence[int], dtype: str, width: float | None, draw: torch.Generator
 ) -> torch.Tensor:
-    make: Callable[..., torch.Tensor] = torch.rand if positive else torch.randn
+    """Random numbers; statistics where there is a width (see `_statistics`).
+
+    A sum is at most half of what its squares allow, sqrt(width * squares): a row's squared mean is
+    at most a quarter of its mean square, so that no variance is clamped.
+    """
+    make: Callable[..., torch.Tensor] = torch.randn if width is None else torch.rand
     drawn = make(*shape, generator=draw, device=draw.device)
-    return (drawn * 100 if positive else drawn).to(torch_dtype(dtype))
+    if width is not None:
+        drawn *= 100
+    if width:
+        squares, sums = drawn.view(-1, 2).unbind(1)
+        sums *= 0.005 * (width * squares).sqrt()
+    return drawn.to(torch_dtype(dtype))

@@ -147,7 +147,7 @@ def every_tile(arch: str, dtype: DType) -> list[str]:
         text = CHAIN.format(t=dtype.short, steps=steps, results=results, stats=stats)
         (call,) = select(parse_graph(text), find_target(f"cuda:{arch}", (1,))).calls
         assert isinstance(call.kernel, gemm.GpuGemm)
-        names = call.kernel.choice(call.site, 1).names
+        names = call.kernel.choice(call, 1).names
         configs = [call.kernel.config(call.site, name, i) for i, name in enumerate(names, 1)]
         texts.append(call.kernel.render_with(call, tuple(configs)).body)
     return texts

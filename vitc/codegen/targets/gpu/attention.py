@@ -105,7 +105,8 @@ class GpuAttention(GpuKernel):
         wanted = DType.INT32 if index == op.regions_operand else DType.FLOAT32
         return cast(site.inputs[index].dtype, wanted)
 
-    def choice(self, site: Site, batch: int) -> Choice:
+    def choice(self, call: KernelCall, batch: int) -> Choice:
+        site = call.site
         op, problem = site.op, _problem(site)
         assert isinstance(op, Attention)
         result = site.results[0]
@@ -120,7 +121,7 @@ class GpuAttention(GpuKernel):
 
     def render(self, call: KernelCall) -> Rendered:
         """One tile serves all batches: the fastest that is known of at the largest."""
-        return self.render_choice(call, chosen(self.choice(call.site, self.tuning.batches[-1])))
+        return self.render_choice(call, chosen(self.choice(call, self.tuning.batches[-1])))
 
     def render_choice(self, call: KernelCall, name: str) -> Rendered:
         op, site = call.site.op, call.site

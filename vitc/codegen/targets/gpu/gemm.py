@@ -134,11 +134,12 @@ class GpuGemm(GpuKernel):
         return aliasable(call, first_step_operand=2)
 
     def render(self, call: KernelCall) -> Rendered:
-        names = [chosen(self.choice(call.site, batch)) for batch in self.tuning.batches]
+        names = [chosen(self.choice(call, batch)) for batch in self.tuning.batches]
         spans = self.tuning.spans(names)
         return self.render_with(call, tuple(self.config(call.site, *span) for span in spans))
 
-    def choice(self, site: Site, batch: int) -> Choice:
+    def choice(self, call: KernelCall, batch: int) -> Choice:
+        site = call.site
         op, result = _fused(site), site.results[0].shape
         n, k = per_image(result[-1:]), per_image(site.inputs[0].shape[-1:])
         arch, dtype, rows = self.tuning.arch, site.inputs[1].dtype, rows_at(result, batch)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from vitc.codegen.kernel import Operand, Site
+from vitc.codegen.kernel import KernelCall, Operand, Site
 from vitc.codegen.records import Choice, fastest
 from vitc.codegen.targets.gpu.epilogue import C_TYPES
 from vitc.codegen.targets.gpu.gemm import Config, GpuGemm
 from vitc.codegen.targets.gpu.sm90_gemm import COLUMN_GROUP, STATS_WIDTHS, problem
 from vitc.codegen.targets.gpu.sm90_tiles import TILES, LargeTile, cost
 from vitc.codegen.targets.gpu.sources import row_source
+from vitc.ir.text import print_attributes
 from vitc.ir.types import DType, per_image
-from vitc.ops import Fused
+from vitc.ops import Fused, Move
 
 _HEADERS = ("gpu/sm90/gather_gemm.cuh", "gpu/sm90/gather.h", "gpu/sm90/gemm.cuh", "gpu/sm90/tile.h")
 # The producer has registers for twelve rows of a lane.
@@ -51,8 +52,8 @@ class Sm90GatherGemm(GpuGemm):
             return "rows are gathered in whole, aligned chunks of 16 bytes"
         return super().declines(site, operands)
 
-    def choice(self, site: Site, batch: int) -> Choice:
-        portable, wanted = super().choice(site, batch), problem(site, batch)
+    def choice(self, call: KernelCall, batch: int) -> Choice:
+        portable, wanted = super().choice(call, batch), problem(call.site, batch)
         tiles = sorted(
             (tile for tile in _TILES.values() if tile.takes(wanted)),
             key=lambda tile: cost(tile, wanted, self.tuning.arch.multiprocessors),
@@ -63,6 +64,7 @@ class Sm90GatherGemm(GpuGemm):
             portable,
             kernel=self.name,
             headers=(*portable.headers, *_HEADERS),
+            problem=f"{portable.problem}{print_attributes(Move(call.inputs[0].map))}",
             names=tuple(dict.fromkeys(names)),
         )
 

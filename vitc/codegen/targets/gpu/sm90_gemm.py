@@ -105,8 +105,8 @@ class Sm90Gemm(GpuKernel):
     def render(self, call: KernelCall) -> Rendered:
         return self.render_with(call, self.choose(call.site))
 
-    def choice(self, site: Site, batch: int) -> Choice:
-        return tile_choice(problem(site, batch), self.tuning.arch.multiprocessors)
+    def choice(self, call: KernelCall, batch: int) -> Choice:
+        return tile_choice(problem(call.site, batch), self.tuning.arch.multiprocessors)
 
     def render_choice(self, call: KernelCall, name: str) -> Rendered:
         return self.render_with(call, [(tile_named(name), self.tuning.batches[-1])])
