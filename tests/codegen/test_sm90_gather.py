@@ -101,10 +101,10 @@ def test_a_record_of_the_portable_kernel_is_followed() -> None:
 def test_rows_gathered_otherwise_are_another_problem() -> None:
     """The same rows and columns of the product, out of images of another form."""
     wide, tall = (first_call(patches(96, 3, 16, size, 1), (64,)) for size in ((48, 80), (80, 48)))
-    choices = [choice_at(call, 64) for call in (wide, tall)]
-    assert choices[0].size == choices[1].size
-    assert choices[0].problem != choices[1].problem
-    assert choice_at(portable_form(wide), 64) == choice_at(portable_form(tall), 64)
+    for calls in ((wide, tall), (portable_form(wide), portable_form(tall))):
+        first, second = (choice_at(call, 64) for call in calls)
+        assert first.size == second.size
+        assert first.problem != second.problem
 
 
 def test_a_record_chooses_a_tile_of_hoppers_own_at_its_batch(golden: Any) -> None:

@@ -11,6 +11,7 @@ from vitc.errors import GraphError
 from vitc.ir.graph import Graph, Node
 from vitc.ir.text import parse_graph
 from vitc.ir.verify import verify
+from vitc.ops import Linear, Norm, Step
 
 GRAPH = parse_graph("""
 graph g(%x: f32[B,5,8]) {
@@ -69,6 +70,19 @@ WRONG: dict[str, tuple[Callable[[], Graph], str]] = {
     "a step without its operand": (
         lambda: with_nodes(NORM, replace(LINEAR, inputs=("n", "w"))),
         "%y = linear",
+    ),
+    "half a pair of statistics": (
+        lambda: with_nodes(
+            replace(NORM, op=Norm(stats=8)),
+            replace(
+                LINEAR, op=Linear((Step("layer_rstd", 2, (8.0, 1e-6)),)), inputs=("n", "w", "s")
+            ),
+        ),
+        r"pairs of statistics, not f32\[B,5,1\]",
+    ),
+    "sums of no columns": (
+        lambda: with_nodes(replace(NORM, op=Norm(sums=True), outputs=("n",)), LINEAR),
+        "sums are of the columns that `stats` says",
     ),
 }
 

@@ -12,9 +12,8 @@ from vitc.codegen.targets.gpu.gemm import Config, GpuGemm
 from vitc.codegen.targets.gpu.sm90_gemm import COLUMN_GROUP, STATS_WIDTHS, problem
 from vitc.codegen.targets.gpu.sm90_tiles import TILES, LargeTile, cost
 from vitc.codegen.targets.gpu.sources import row_source
-from vitc.ir.text import print_attributes
 from vitc.ir.types import DType, per_image
-from vitc.ops import Fused, Move
+from vitc.ops import Fused
 
 _HEADERS = ("gpu/sm90/gather_gemm.cuh", "gpu/sm90/gather.h", "gpu/sm90/gemm.cuh", "gpu/sm90/tile.h")
 # The producer has registers for twelve rows of a lane.
@@ -50,6 +49,8 @@ class Sm90GatherGemm(GpuGemm):
         a = operands[0]
         if a is None or not self.reads(site, 0, a) or not row_source(a, a.map.result).vector:
             return "rows are gathered in whole, aligned chunks of 16 bytes"
+        if row_source(a, a.map.result).inner:
+            return "a row padded within takes registers that its producer does not have"
         return super().declines(site, operands)
 
     def choice(self, call: KernelCall, batch: int) -> Choice:
@@ -64,7 +65,6 @@ class Sm90GatherGemm(GpuGemm):
             portable,
             kernel=self.name,
             headers=(*portable.headers, *_HEADERS),
-            problem=f"{portable.problem}{print_attributes(Move(call.inputs[0].map))}",
             names=tuple(dict.fromkeys(names)),
         )
 
