@@ -86,7 +86,7 @@ def build(shape: Shape, tile: str, folder: Path) -> Kernel:
     )
     stem = folder / f"{shape}-{tile}".replace(" ", "_").replace(",", "")
     stem.with_suffix(".cu").write_text(text)
-    flags = ["-std=c++17", "-O3", "-arch=sm_90a", "-diag-suppress=177", "-Xptxas=-warn-spills"]
+    flags = ["-std=c++17", "-O3", "-gencode=arch=compute_90a,code=sm_90a", "-diag-suppress=177", "-Xptxas=-warn-spills"]
     command = ["nvcc", *flags, f"-I{INCLUDE}", "-shared", "-Xcompiler=-fPIC"]
     command += [f"{stem}.cu", "-o", f"{stem}.so"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
