@@ -33,6 +33,23 @@ graph g(%x: f16[B,2,2,20,16]) {
   return %z
 }
 """
+# The same attention on heads that lie dense, and in the rows of one product.
+HEADS = """
+graph g(%q: f16[B,2,20,16], %k: f16[B,2,20,16], %v: f16[B,2,20,16]) {
+  %y = attention(%q, %k, %v) {scale=0.25}
+  return %y
+}
+"""
+QKV = """
+graph g(%x: f16[B,20,96]) {
+  %q = move(%x) {map=map([B,20,96], slice(2,0,32,1), reshape([B,20,2,16]), permute([0,2,1,3]))}
+  %k = move(%x) {map=map([B,20,96], slice(2,32,64,1), reshape([B,20,2,16]), permute([0,2,1,3]))}
+  %v = move(%x) {map=map([B,20,96], slice(2,64,96,1), reshape([B,20,2,16]), permute([0,2,1,3]))}
+  %y = attention(%q, %k, %v) {scale=0.25}
+  %z = move(%y) {map=map([B,2,20,16], permute([0,2,1,3]), reshape([B,20,32]))}
+  return %z
+}
+"""
 # Patches of images: Hopper's own tiles beside the portable ones.
 PATCHES = """
 graph g(%x: f16[B,8,48]) {

@@ -9,7 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tune.support import ATTENTION, GRAPH, PATCHES, SLOW, TARGET, FakeCard, configurations, tune
+from tune.support import (
+    ATTENTION,
+    GRAPH,
+    HEADS,
+    PATCHES,
+    QKV,
+    SLOW,
+    TARGET,
+    FakeCard,
+    configurations,
+    tune,
+)
 from verify.fakes import torch_model
 
 import vitc
@@ -90,6 +101,22 @@ def test_a_record_speaks_for_sizes_near_it(graph: Graph, options: CompileOptions
         assert records.fastest(replace(choice, size=size)) == expected
     assert records.fastest(replace(choice, size=100, arch="sm_90")) == []
     assert records.fastest(replace(choice, size=100, problem="other")) == []
+
+
+def test_heads_that_lie_otherwise_are_another_problem(options: CompileOptions) -> None:
+    """What was recorded of dense heads says nothing of those in the rows of a product."""
+    heads, qkv = parse_graph(HEADS), parse_graph(QKV)
+    (dense,), (rows,) = choices(heads, options), choices(qkv, options)
+    assert dense.choice.problem == "f16 20x20 16,16 []"
+    for index in range(3):
+        columns = f"map=map([B, 20, 96], slice(2, {32 * index}, {32 * index + 32}, 1), "
+        assert f" ${index} {{{columns}" in rows.choice.problem
+    before = configurations(heads, options), configurations(qkv, options)
+    tune(heads, options, FakeCard(fast=dense.choice.names[2]))
+    assert configurations(heads, options) != before[0]
+    assert configurations(qkv, options) == before[1]
+    tune(qkv, options, FakeCard(fast=rows.choice.names[2]))
+    assert configurations(qkv, options) != before[1]
 
 
 def test_the_users_records_come_before_those_shipped(monkeypatch: pytest.MonkeyPatch) -> None:

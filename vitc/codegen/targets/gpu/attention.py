@@ -13,7 +13,7 @@ from vitc.codegen.render import render
 from vitc.codegen.targets.gpu.attention_tiles import AttentionTile, Problem, tiles_of
 from vitc.codegen.targets.gpu.epilogue import C_TYPES, float_text, free_steps, multiples
 from vitc.codegen.targets.gpu.gemm import cast
-from vitc.codegen.targets.gpu.kernel import GpuKernel
+from vitc.codegen.targets.gpu.kernel import GpuKernel, layout
 from vitc.ir.builder import Builder, Value
 from vitc.ir.op import Op
 from vitc.ir.types import DType, Shape, per_image, shape_at
@@ -113,7 +113,7 @@ class GpuAttention(GpuKernel):
         terms = [name for name in ("bias", "regions", "factors", "cosine") if getattr(op, name)]
         key = (
             f"{result.dtype.short} {problem.queries}x{problem.keys} "
-            f"{problem.depth},{problem.value} [{','.join(terms)}]"
+            f"{problem.depth},{problem.value} [{','.join(terms)}]{layout(call)}"
         )
         size = prod(shape_at(result.shape[:2], batch))
         names = tuple(self._tiles(site))

@@ -19,12 +19,11 @@ from vitc.codegen.targets.gpu.epilogue import (
     step_kinds,
     writable,
 )
-from vitc.codegen.targets.gpu.kernel import GpuKernel
+from vitc.codegen.targets.gpu.kernel import GpuKernel, layout
 from vitc.codegen.targets.gpu.sources import RowSource, row_source, row_total
 from vitc.ir.op import Op
-from vitc.ir.text import print_attributes
 from vitc.ir.types import DType, Shape, per_image
-from vitc.ops import Fused, Linear, Move, Pointwise
+from vitc.ops import Fused, Linear, Pointwise
 
 
 @dataclass(frozen=True)
@@ -145,10 +144,7 @@ class GpuGemm(GpuKernel):
         n, k = per_image(result[-1:]), per_image(site.inputs[0].shape[-1:])
         arch, dtype, rows = self.tuning.arch, site.inputs[1].dtype, rows_at(result, batch)
         choice = tile_choice(arch, dtype, rows, n, k, op.stats, step_kinds(op))
-        rows_read = call.inputs[0]  # gathered ones take their own time
-        if rows_read.is_dense:
-            return choice
-        return replace(choice, problem=choice.problem + print_attributes(Move(rows_read.map)))
+        return replace(choice, problem=choice.problem + layout(call))
 
     def render_choice(self, call: KernelCall, name: str) -> Rendered:
         return self.render_with(call, (self.config(call.site, name, self.tuning.batches[-1]),))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from vitc.codegen.kernel import Kernel, Operand, Site
+from vitc.codegen.kernel import Kernel, KernelCall, Operand, Site
 from vitc.codegen.targets.gpu.device import Tuning
+from vitc.ir.text import print_attributes
 from vitc.ir.types import TensorType, shape_at
+from vitc.ops import Move
 
 MOST_ELEMENTS = 2**31  # offsets are int in device code (vitc/gpu/source.cuh)
 
@@ -20,6 +22,17 @@ class GpuKernel(Kernel):
 
     def declines(self, site: Site, operands: tuple[Operand | None, ...]) -> str | None:
         return oversized(site, operands, self.tuning.batches[-1])
+
+
+def layout(call: KernelCall) -> str:
+    """Where operands that do not lie dense are, for a choice's problem: each map takes its own
+    time. "" where all are dense.
+    """
+    return "".join(
+        f" ${i}{print_attributes(Move(operand.map))}"
+        for i, operand in enumerate(call.inputs)
+        if not operand.is_dense
+    )
 
 
 def oversized(site: Site, operands: tuple[Operand | None, ...], batch: int) -> str | None:
