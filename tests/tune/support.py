@@ -50,6 +50,15 @@ graph g(%x: f16[B,20,96]) {
   return %z
 }
 """
+# Windows of a padded image, stored where they came from, without the padding.
+WINDOWS = """
+graph g(%x: f16[B,3,3,32]) {
+  %q = move(%x) {map=map([B,3,3,32], pad(1,0,1), pad(2,0,1), reshape([B,2,2,2,2,2,16]), permute([0,1,3,5,2,4,6]), reshape([4B,2,4,16]))}
+  %y = attention(%q, %q, %q) {scale=0.25}
+  %z = move(%y) {map=map([4B,2,4,16], reshape([B,2,2,2,2,2,16]), permute([0,1,4,2,5,3,6]), reshape([B,4,4,32]), slice(1,0,3,1), slice(2,0,3,1))}
+  return %z
+}
+"""  # noqa: E501
 # Patches of images: Hopper's own tiles beside the portable ones.
 PATCHES = """
 graph g(%x: f16[B,8,48]) {

@@ -6,15 +6,20 @@ import json
 import shutil
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
-from tune.support import ATTENTION, GRAPH, PATCHES, FakeCard, configurations, tune
+from tune.support import ATTENTION, GRAPH, PATCHES, WINDOWS, FakeCard, configurations, tune
 
 from vitc.codegen.kernel import KernelCall, Rendered
+from vitc.codegen.select import select
 from vitc.codegen.targets.gpu.gemm import GpuGemm
+from vitc.compiler import toolchain_of
 from vitc.ir.graph import Graph
-from vitc.ir.text import parse_graph, print_graph
+from vitc.ir.interp import interpret
+from vitc.ir.text import parse_graph, print_attributes, print_graph
+from vitc.ir.types import Batch
 from vitc.ops import Move
 from vitc.options import CompileOptions, checked_options
 from vitc.tune import trial
@@ -54,6 +59,29 @@ def test_gathered_rows_take_hoppers_tile_where_it_was_faster(
     assert not report.tuned[0].wrong
     assert report.tuned[0].best == hoppers
     assert "GatherTile" in configurations(graph, options)[0]
+
+
+def test_results_are_written_as_in_the_model(options: CompileOptions, tmp_path: Path) -> None:
+    """Windows go back to their image; what is cut off is neither stored nor compared."""
+    model = parse_graph(WINDOWS)
+    (work,) = choices(model, options)
+    (stored,) = work.call.outputs
+    assert stored.type.shape == (Batch(), 3, 3, 32)
+    assert work.choice.problem.endswith(f" out{print_attributes(Move(stored.map))}")
+    graph, names = trial.trial_graph(work)
+    calls = select(graph, work.target).calls
+    assert len(calls) == len(names) == len(work.choice.names) * work.copies + 1
+    assert {call.outputs[0].map for call in calls} == {stored.map}
+    library = tmp_path / "trial.so"
+    trial.build_trial(work, options, toolchain_of(options), library)
+    tried = trial.Trial(work, library)
+    try:
+        images = tried.inputs[0].double().numpy()
+        expected = interpret(model, {"x": images}, {})["z"]
+        for name in work.choice.names:
+            assert trial.difference(tried.results(name), [expected.reshape(-1)]) < 2e-3
+    finally:
+        tried.close()
 
 
 def test_statistics_scale_each_row_its_own_way(options: CompileOptions) -> None:

@@ -20,6 +20,7 @@ from vitc.codegen.toolchain import Toolchain
 from vitc.compiler import optimised_graph, toolchain_of
 from vitc.errors import VitcError
 from vitc.ir.graph import Graph
+from vitc.ops import Move
 from vitc.options import CompileOptions, check_model, checked_options
 from vitc.tune.device import TuningDevice, find_device
 from vitc.tune.trial import AGREEMENT, Trial, Work, build_trial, difference
@@ -163,7 +164,9 @@ def choices(graph: Graph, options: CompileOptions) -> list[Work]:
         for call in select(graph, target).calls:
             choice = call.kernel.choice(call, batch)
             if choice is not None and len(choice.names) > 1:
-                found.setdefault(choice.key, Work(call, choice, batch, target))
+                stored_by = graph.producers[call.outputs[0].value].op
+                moved = stored_by.map if isinstance(stored_by, Move) else None
+                found.setdefault(choice.key, Work(call, choice, batch, target, moved))
     return list(found.values())
 
 

@@ -22,6 +22,7 @@ from vitc.codegen.toolchain import Toolchain
 from vitc.compiler import build_graph
 from vitc.ir.builder import Builder, Value
 from vitc.ir.graph import Graph, Port
+from vitc.ir.index_map import IndexMap
 from vitc.ir.op import Array
 from vitc.ir.types import Batch, DType, TensorType, per_image, shape_at
 from vitc.ops import Fused, Move
@@ -45,12 +46,16 @@ AGREEMENT = {
 
 @dataclass(frozen=True)
 class Work:
-    """A choice at one site, for one batch, and the target whose kernel has it."""
+    """A choice at one site, for one batch, and the target whose kernel has it.
+
+    moved: from the result as the op has it to how it is stored; None where it is stored as it is.
+    """
 
     call: KernelCall
     choice: Choice
     batch: int
     target: Target
+    moved: IndexMap | None = None
 
     @property
     def copies(self) -> int:
@@ -74,10 +79,31 @@ def build_trial(work: Work, options: CompileOptions, toolchain: Toolchain, path:
 def trial_graph(work: Work) -> tuple[Graph, dict[str, str]]:
     """The graph, and the configuration by which each node of the tuned op is computed.
 
-    Operands lie in memory as in the model, and are read through the same maps.
+    Operands lie in memory as in the model, and are read and written through the same maps.
     The last node, whose result is the graph's, is there because a library has to return something.
     """
-    site, builder = work.call.site, Builder()
+    builder = Builder()
+    inputs, weights, operands = _operands(work, builder)
+    names: dict[str, str] = {}
+
+    def run(name: str, values: Sequence[Value]) -> Value:
+        result, *_ = builder.emit_all(work.call.site.op, *values)
+        names[result.name] = name
+        return result if work.moved is None else builder.emit(Move(work.moved), result)
+
+    for name in work.choice.names:
+        for values in operands:
+            run(name, values)
+    last = run(work.choice.names[0], operands[0])
+    result = builder.reshape(last, _with_batch_first(last.type).shape).name
+    return Graph("trial", inputs, weights, tuple(builder.nodes), (result,)), names
+
+
+def _operands(
+    work: Work, builder: Builder
+) -> tuple[tuple[Port, ...], tuple[Port, ...], list[list[Value]]]:
+    """The trial's inputs and weights, and the values that each copy of the op takes."""
+    site = work.call.site
     inputs: list[Port] = []
     weights: dict[str, Port] = {}
     operands: list[list[Value]] = []
@@ -103,15 +129,7 @@ def trial_graph(work: Work) -> tuple[Graph, dict[str, str]]:
                     else builder.emit(Move(operand.map), value)
                 )
         operands.append(values)
-    names: dict[str, str] = {}
-    runs = [(name, values) for name in work.choice.names for values in operands]
-    for name, values in runs:
-        names[builder.emit_all(site.op, *values)[0].name] = name
-    last, *_ = builder.emit_all(site.op, *operands[0])
-    names[last.name] = work.choice.names[0]
-    result = builder.reshape(last, _with_batch_first(last.type).shape).name
-    nodes, ports = tuple(builder.nodes), tuple(weights.values())
-    return Graph("trial", tuple(inputs), ports, nodes, (result,)), names
+    return tuple(inputs), tuple(weights.values()), operands
 
 
 def _with_batch_first(type_: TensorType) -> TensorType:
@@ -136,7 +154,7 @@ class _Fixed(Target):
         name = self._names.get(call.node.output)
         if name is None:  # a copy of the result
             return self._target.render(call)
-        views, tuned = ([x.is_dense for x in c.inputs] for c in (call, self._call))
+        views, tuned = ([x.is_dense for x in (*c.inputs, *c.outputs)] for c in (call, self._call))
         assert call.kernel is self._call.kernel, call
         assert views == tuned, call  # else a copy of its own is among the steps
         if name not in self._rendered:  # the copies differ in their arguments alone
@@ -208,10 +226,10 @@ class Trial:
         step = self.module.manifest["steps"][first]
         places = {a["value"]: a["offset"] for a in step["args"] if a["space"] == "workspace"}
         found: list[Array] = []
-        for entry, type_ in zip(step["outputs"], self.work.call.site.results, strict=True):
-            at, size = places[entry["value"]], type_.nbytes(self.work.batch)
+        for entry, operand in zip(step["outputs"], self.work.call.outputs, strict=True):
+            at, size = places[entry["value"]], operand.type.nbytes(self.work.batch)
             raw = np.concatenate([self.context.read(at + i, n) for i, n in _sections(size)])
-            found.append(decode(raw, type_.dtype, (-1,)))
+            found.append(decode(raw, operand.type.dtype, (-1,)))
         return found
 
     def _first(self, name: str) -> int:

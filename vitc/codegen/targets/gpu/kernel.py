@@ -25,12 +25,14 @@ class GpuKernel(Kernel):
 
 
 def layout(call: KernelCall) -> str:
-    """Where operands that do not lie dense are, for a choice's problem: each map takes its own
-    time. "" where all are dense.
+    """Through which maps operands are read and the result is written, for a choice's problem: each
+    takes its own time. "" where all lie dense.
     """
+    named = [(f"${i}", operand) for i, operand in enumerate(call.inputs)]
+    named.append(("out", call.outputs[0]))
     return "".join(
-        f" ${i}{print_attributes(Move(operand.map))}"
-        for i, operand in enumerate(call.inputs)
+        f" {name}{print_attributes(Move(operand.map))}"
+        for name, operand in named
         if not operand.is_dense
     )
 
