@@ -28,8 +28,12 @@ _VIT_B, _VIT_L = "vit_base_patch16_224", "vit_large_patch16_384"
 _FEW = (1, 8, 32)
 _TO_256 = (1, 8, 32, 256)
 _CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SWIN_T, _SWIN_B = "swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224"
 _OTHERS = (
-    *(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large")),
+    _SWIN_T,
+    "swin_small_patch4_window7_224",
+    _SWIN_B,
+    "swin_large_patch4_window7_224",
     "swin_base_patch4_window12_384",
     "levit_128s",
     "levit_256",
@@ -49,6 +53,8 @@ _HOPPER = (
         Library(model, "float16", "cuda:sm_90a", (1, 16 if "levit" in model else 8, 32, 256), (32,))
         for model in _OTHERS
     ),
+    *(Library(model, "bfloat16", "cuda:sm_90a", (1, 8, 32, 256)) for model in (_SWIN_T, _SWIN_B)),
+    Library("levit_256", "bfloat16", "cuda:sm_90a", (1, 16, 32, 256)),
 )
 
 # The kernels that any NVIDIA card since Turing runs, on the H100.
@@ -60,6 +66,7 @@ _PORTABLE = (
         for model in ("vit_tiny_patch16_224", "vit_small_patch16_224", _VIT_L)
         for dtype in ("float16", "bfloat16", "tf32")
     ),
+    *(Library(model, "tf32", "cuda:sm_80", _FEW) for model in (_SWIN_T, "levit_256")),
 )
 
 _CPU = (

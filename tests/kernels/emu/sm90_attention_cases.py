@@ -1,4 +1,4 @@
-"""Hopper's attention as cases: one pass and online, blocks that stay or come anew, ragged."""
+"""Hopper's attention as cases: one block of keys and several, which stay or come anew, ragged."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def attention(
     heads: int,
     dtype: str = "float16",
     *,
-    exact: bool = False,
+    low: bool = False,
 ) -> Case:
     """softmax(q k^T / sqrt(d)) v, read from [batch, tokens, 3, heads, d].
 
-    tile: queries, keys, d, and block keys, stages, query slots, consumers of AttentionTile. exact:
+    tile: queries, keys, d, and block keys, stages, query slots, consumers of AttentionTile. low:
     all scores are as far below those of padding as exp2 reaches, and equal: the result is the mean
-    of the values, of which there is a power of two.
+    of the values, exactly so where their number is a power of two.
     """
     queries, keys, d = tile[:3]
+    exact = low and keys & (keys - 1) == 0
     tokens = max(queries, keys)
     qkv, values = draw((batch, tokens, 3, heads, d), dtype, 41, exact=exact)
-    if exact:
-        assert keys & (keys - 1) == 0
+    if low:
         qkv[:, :, 0], values[:, :, 0] = 8, 8
         qkv[:, :, 1], values[:, :, 1] = -8, -8
     q, k, v = np.moveaxis(values, 2, 0)
@@ -61,11 +61,14 @@ extern "C" int @run@(void* const* args, const int64_t*) {{
 
 # The emulated card has four multiprocessors: blocks have several units each.
 CASES = [
-    attention("one pass", (70, 70, 64, 80, 2, 2, 2), 3, 3),
-    attention("mean of values", (64, 4, 16, 16, 1, 2, 2), 2, 3, exact=True),
-    attention("online, blocks stay", (150, 150, 80, 64, 3, 4, 2), 1, 3),
-    attention("online, blocks come anew", (200, 200, 32, 48, 2, 3, 2), 2, 2),
-    attention("three consumers, two panels", (260, 90, 128, 96, 1, 3, 3), 1, 3),
-    attention("units of five tiles", (300, 64, 32, 64, 1, 4, 2), 4, 2),
-    attention("one query", (1, 50, 72, 64, 1, 2, 2), 3, 2, "bfloat16"),
+    attention("two blocks, which stay", (70, 70, 64, 48, 3, 3, 2), 3, 3),
+    attention("mean of values", (64, 32, 16, 16, 2, 3, 2), 2, 3, low=True),
+    attention("mean of values before padding", (64, 20, 16, 16, 2, 3, 2), 2, 3, low=True),
+    attention("units of three heads' tiles", (197, 101, 64, 64, 6, 4, 2), 3, 3),
+    attention("four blocks, which stay", (130, 250, 80, 64, 5, 4, 2), 1, 3),
+    attention("four blocks, which come anew", (200, 180, 32, 48, 2, 3, 2), 2, 2),
+    attention("six blocks, which come anew", (70, 90, 32, 16, 2, 3, 2), 3, 2),
+    attention("three consumers, two panels", (260, 90, 128, 48, 2, 4, 3), 1, 3),
+    attention("units of five tiles", (300, 64, 32, 48, 2, 4, 2), 4, 2),
+    attention("one query", (1, 50, 72, 32, 2, 3, 2), 3, 2, "bfloat16"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,8 +16,10 @@ from vitc.ops import Attention
 
 _CHUNK = 8  # elements of 16 bytes
 _CONSUMERS = 2  # warpgroups that multiply; with three, a thread has registers for 128 keys only
-_ONE_PASS_KEYS = 208
 _DEEPEST = 128  # head dimension
+_STEP = 16  # keys that a product with V takes at a time
+# Head dimension up to: keys of a block, of whose scores a thread has registers for two sets.
+_MOST_KEYS = {64: 112, 80: 96, 96: 80, 128: 64}
 _PANEL = 64  # columns of a copied tile
 
 
@@ -89,6 +92,8 @@ class Sm90Attention(GpuKernel):
         depth, value = (per_image(site.inputs[i].shape[3:]) for i in (0, 2))
         if depth != value or depth % _CHUNK or depth > _DEEPEST:
             return f"head dimensions {depth} and {value}: it takes equal multiples of 8 up to 128"
+        if per_image(site.inputs[1].shape[2:3]) <= _STEP:
+            return f"it takes more than {_STEP} keys"
         if op.scale <= 0:
             return "the scale must be positive"
         return None
@@ -133,20 +138,32 @@ class Sm90Attention(GpuKernel):
 
 
 def choose_tile(site: Site) -> Tile:
-    """One pass where the scores of a row fit the registers, else even blocks of keys; as many
-    stages as shared memory has room for, up to three heads or all blocks of one.
+    """Blocks with the least padding, of the largest where that is equal; as many stages as shared
+    memory has room for, up to three heads or all blocks of one.
     """
     queries, keys = (per_image(site.inputs[i].shape[2:3]) for i in (0, 1))
     depth = per_image(site.inputs[0].shape[3:])
-    most = _ONE_PASS_KEYS if depth <= _PANEL else 144
-    blocks = -(-keys // most)
-    block_keys = -(-keys // (16 * blocks)) * 16
+    most = next(size for deepest, size in _MOST_KEYS.items() if depth <= deepest)
+    block_keys = min(range(most, 0, -16), key=lambda size: _padded(keys, size))
+    blocks = (keys - 1) // (2 * block_keys) * 2 + 2
     tiles = (
         Tile(queries, keys, depth, block_keys, stages, slots)
-        for stages in range(max(3, min(blocks, 4)), 0, -1)
-        for slots in (2 * _CONSUMERS, _CONSUMERS)
+        for stages in range(max(4, 6 if blocks == 2 else blocks), 1, -1)
+        for slots in (2 * _CONSUMERS, _CONSUMERS + 1)
     )
     return next(tile for tile in tiles if tile.shared <= 227 << 10)
+
+
+def _padded(keys: int, block_keys: int) -> float:
+    """What blocks of so many keys cost, in keys; infinite where the last one would have none."""
+    pairs, left = divmod(keys - 1, 2 * block_keys)
+    left += 1
+    before_last = -(-left // 32) * _STEP
+    if left <= before_last or (pairs == 0 and before_last < block_keys):
+        return math.inf
+    last = -(-(left - before_last) // _STEP) * _STEP
+    # A block more costs about as much as half a step of keys: the maximum, and the old sums' scale.
+    return 2 * pairs * block_keys + before_last + last + (pairs + 1) * _STEP
 
 
 def _count(result: Shape) -> str:

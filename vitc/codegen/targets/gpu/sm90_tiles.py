@@ -113,6 +113,11 @@ class SplitTile:
     def name(self) -> str:
         return f"split{self.split}_{self.tile_rows}x{self.columns}s{self.stages}"
 
+    @property
+    def shares(self) -> bool:
+        """Whether two blocks fit a multiprocessor: that of the next kernel, too, may start early."""
+        return 2 * (self.stages * (self.tile_rows + self.columns) * 128 + 2048) <= _SHARED_BYTES
+
     def cpp(self, type_: str) -> str:
         return f"SplitTile<{type_}, {self.columns}, {self.stages}, {self.split}, {self.groups}>"
 
@@ -164,6 +169,18 @@ TILES: tuple[Tile, ...] = (
     SplitTile(64, 6, 1, 2),
     SplitTile(96, 6, 1, 2),
     SplitTile(128, 6, 2, 2),
+    SplitTile(32, 8, 1),
+    SplitTile(32, 8, 2),
+    SplitTile(64, 6, 1),
+    SplitTile(64, 6, 2),
+    SplitTile(64, 6, 3),
+    SplitTile(64, 4, 1),
+    SplitTile(96, 5, 1),
+    SplitTile(96, 5, 2),
+    SplitTile(128, 4, 1),
+    SplitTile(128, 4, 2),
+    SplitTile(64, 4, 1, 2),
+    SplitTile(64, 4, 2, 2),
 )
 
 
@@ -175,17 +192,25 @@ def choose_tile(problem: Problem, multiprocessors: int) -> Tile:
 
 
 def tile_choice(problem: Problem, multiprocessors: int) -> Choice:
-    """The tiles that may win, by estimated time: none far behind the first, ten at most."""
+    """The tiles that may win, by estimated time: none far behind the first, ten at most. Behind
+    them those that share a multiprocessor, which nobody has timed: none is the model's choice.
+    """
     times = {t: cost(t, problem, multiprocessors) for t in TILES if t.takes(problem)}
     order = sorted(times, key=lambda tile: times[tile])
-    reach = (1.5 if problem.m < 2000 else 1.25) * times[order[0]]
-    names = tuple(tile.name for tile in order[:10] if times[tile] <= reach)
+    alone = [tile for tile in order if not _shares(tile)]
+    reach = (1.5 if problem.m < 2000 else 1.25) * times[alone[0]]
+    offered = (*alone[:10], *filter(_shares, order))
+    names = tuple(tile.name for tile in offered if times[tile] <= reach)
     return Choice("sm_90a", "sm90_gemm", _HEADERS, problem.key, problem.m, names)
 
 
 def tile_named(name: str) -> Tile:
     """Raises StopIteration for an unknown name."""
     return next(tile for tile in TILES if tile.name == name)
+
+
+def _shares(tile: Tile) -> bool:
+    return isinstance(tile, SplitTile) and tile.shares
 
 
 def cost(tile: Tile, problem: Problem, multiprocessors: int) -> float:
