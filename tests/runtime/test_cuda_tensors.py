@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 
 from vitc.devices import nvidia_devices
 from vitc.errors import DeviceError, InputError
-from vitc.runtime import cuda, dlpack
+from vitc.runtime import cuda, cuda_tensors, dlpack
+from vitc.runtime.context import Context
 from vitc.runtime.cuda_tensors import CudaFamilies
 from vitc.runtime.dtypes import DTYPES
-from vitc.runtime.library import PortInfo
+from vitc.runtime.library import Library, PortInfo
 from vitc.runtime.place import Place, place_of
 from vitc.runtime.staging import Staging
 from vitc.runtime.tensors import view_all
@@ -194,6 +196,10 @@ class Recorder:
     def release(self, function: str, *handle: Any) -> None:
         self(function, *handle)
 
+    def succeeds(self, function: str, *arguments: Any) -> bool:
+        self(function, *arguments)
+        return function != "cuEventQuery"  # the GPU is late
+
     @contextmanager
     def current(self) -> Iterator[None]:
         yield
@@ -219,6 +225,69 @@ def test_memory_that_another_stream_has_is_not_used_again(stream: int | None) ->
     assert (("cuMemFree", address) in driver.calls) is not again
     if not again:
         assert driver.names.index("cuCtxSynchronize") < driver.names.index("cuMemFree")
+
+
+class Given:
+    """A tensor of another library, in memory that stands for a GPU's."""
+
+    def __init__(self, driver: Recorder) -> None:
+        class Memory(np.ndarray[Any, Any]):
+            def __del__(self) -> None:
+                if self.base is None:
+                    driver("released")
+
+        self.memory = Memory(PORT.shape, np.float16)
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        assert stream == cuda.DEFAULT_STREAM
+        return self.memory.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.CUDA, 0
+
+
+class FakeLibrary:
+    """Queues a kernel that reads its input; the next one may fail to start."""
+
+    inputs = (PORT,)
+    outputs = (replace(PORT, kind="output", name="y"),)
+
+    def __init__(self, driver: Recorder, fails: bool) -> None:
+        self.driver, self.fails = driver, fails
+
+    def context_create(self, model: int, threads: int) -> int:
+        return model + threads
+
+    def context_destroy(self, handle: int) -> None:
+        del handle
+
+    def run(self, *arguments: Any) -> None:
+        self.driver("launch")
+        if self.fails:
+            raise DeviceError("step 1: no such kernel")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_inputs_are_released_behind_the_queued_kernels(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Also where the run failed after its first kernel; only then is there a wait."""
+    driver = Recorder()
+    monkeypatch.setattr(cuda_tensors, "cuda_driver", lambda index: driver)
+    library = cast(Library, FakeLibrary(driver, fails))
+    context = Context(library, 1, 0, [], Place("cuda"))
+    with pytest.raises(DeviceError, match="no such") if fails else nullcontext():
+        context(Given(driver))
+    gc.collect()
+    assert ("released" in driver.names) is fails
+    if fails:
+        waits = ("cuStreamSynchronize", cuda.DEFAULT_STREAM)
+        assert driver.names.index("launch") < driver.calls.index(waits)
+        assert driver.calls.index(waits) < driver.names.index("released")
+    else:
+        assert "cuStreamSynchronize" not in driver.names
+        context.close()
+        assert driver.names.index("cuEventSynchronize") < driver.names.index("released")
 
 
 def test_staging_waits_for_its_copies_before_its_memory_is_freed() -> None:

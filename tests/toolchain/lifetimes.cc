@@ -20,14 +20,14 @@
 namespace {
 
 constexpr int64_t kPlane = 35, kImage = 3 * kPlane, kBatch = 4;
-bool fail_at_3 = false;
+int failing = 0;  // the kernel that fails at a batch of 3; 0: none
 
 template <class Run>
-int kernel(const vitc::Call& call, int args, const Run& run) {
+int kernel(int number, const vitc::Call& call, int args, const Run& run) {
   const std::lock_guard<std::recursive_mutex> lock(fake::mutex);
   fake::Stream* stream = fake::from(reinterpret_cast<cudaStream_t>(call.exec));
   static std::set<int64_t> loaded;  // each batch has a kernel of its own, which no capture may load
-  if (fail_at_3 && call.batch == 3) return cudaErrorInvalidValue;
+  if (number == failing && call.batch == 3) return cudaErrorInvalidValue;
   if (stream->recording == nullptr) loaded.insert(call.batch);
   if (loaded.count(call.batch) == 0) return cudaErrorStreamCaptureUnsupported;
   const std::vector<float*> a(reinterpret_cast<float* const*>(call.args),
@@ -41,17 +41,17 @@ using Args = std::vector<float*>;
 
 extern "C" {
 int vitc_k_scale_sm_80(const vitc::Call& call) {
-  return kernel(call, 3, [](const Args& a, int64_t batch) {
+  return kernel(1, call, 3, [](const Args& a, int64_t batch) {
     for (int64_t i = 0; i < batch * kImage; ++i) a[2][i] = a[0][i] * a[1][i / kPlane % 3];
   });
 }
 int vitc_k_shift_sm_80(const vitc::Call& call) {
-  return kernel(call, 3, [](const Args& a, int64_t batch) {
+  return kernel(2, call, 3, [](const Args& a, int64_t batch) {
     for (int64_t i = 0; i < batch * kImage; ++i) a[2][i] = a[0][i] + a[1][i / kPlane % 3];
   });
 }
 int vitc_k_total_sm_80(const vitc::Call& call) {
-  return kernel(call, 2, [](const Args& a, int64_t batch) {
+  return kernel(3, call, 2, [](const Args& a, int64_t batch) {
     for (int64_t row = 0; row < 3 * batch; ++row) a[1][row] = a[0][row * kPlane];
   });
 }
@@ -209,17 +209,18 @@ void recorded(const char* path) {
   handles.close();
 }
 
-// What reads memory waits for what is queued; a launch that fails spoils nothing.
+// What reads memory waits for what is queued; a launch that fails spoils nothing, wherever in the
+// run, and a context may be destroyed behind it.
 void reads_and_failures(const char* path) {
   Handles handles(path);
   Images images(5);
   std::vector<std::unique_ptr<Images>> others;
   Stream* const streams[] = {fake::make_stream(), fake::make_stream()};
   for (int round = 0; round < 12; ++round) {
-    fail_at_3 = round % 2 == 0;
+    failing = round % 2 == 0 ? 3 - round / 2 % 3 : 0;
     others.push_back(std::make_unique<Images>(6));
     const vitc_status status = others.back()->run(handles.context, streams[1], 3);
-    CHECK(status == (fail_at_3 ? VITC_DEVICE_ERROR : VITC_OK));
+    CHECK(status == (failing != 0 ? VITC_DEVICE_ERROR : VITC_OK));
     CHECK(images.run(handles.context, streams[round % 2], 2) == VITC_OK);
     float h = 0;
     CHECK(vitc_read(handles.context, 0, &h, sizeof h) == VITC_OK);
@@ -228,6 +229,9 @@ void reads_and_failures(const char* path) {
     images.profile(handles.context, streams[0]);
     CHECK(images.right(2, 1));
   }
+  failing = 3;
+  CHECK(images.run(handles.context, streams[0], 3) == VITC_DEVICE_ERROR);
+  failing = 0;
   handles.close();
   finish();
   for (size_t i = 1; i < others.size(); i += 2) CHECK(others[i]->right(3, 1));

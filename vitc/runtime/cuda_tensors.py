@@ -123,6 +123,11 @@ class CudaDlpackFamily:
         self._taken: list[Imported] = []
         self.stream = DEFAULT_STREAM
 
+    def __del__(self) -> None:
+        # A call that failed on its way may have queued kernels, which still use what it took.
+        if self._taken:
+            self._exchange.driver.release("cuStreamSynchronize", DEFAULT_STREAM)
+
     def view(self, port: PortInfo, value: Any) -> TensorView:
         kind, index = (int(part) for part in value.__dlpack_device__())
         if kind not in (CUDA, CUDA_MANAGED) or (kind == CUDA and index != self._place.index):
@@ -155,6 +160,7 @@ class CudaDlpackFamily:
 
     def finish(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
         self._exchange.hold(self._taken)
+        self._taken = []
         convert = from_dlpack_of(self._first)
         if convert is np.from_dlpack:  # it has none of its own, and numpy knows no GPU
             return outputs

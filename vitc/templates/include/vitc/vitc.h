@@ -112,7 +112,8 @@ VITC_API vitc_status vitc_context_destroy(vitc_context* context);
  * hipStream_t, NULL for the default one; ignored on a CPU, where the call returns when the outputs
  * are written. A stream that is being captured records the run; its replays use the context's
  * workspace and the weights of the capture, and no call on the context waits for them: the caller
- * does, before vitc_read and vitc_context_destroy too. */
+ * does, before vitc_read and vitc_context_destroy too. On a GPU a run that fails may have queued
+ * some of its kernels: the tensors are in use until the stream is done, as after any run. */
 VITC_API vitc_status vitc_run(vitc_context* context, const vitc_tensor* inputs, int32_t input_count,
                               const vitc_tensor* outputs, int32_t output_count, void* stream);
 
