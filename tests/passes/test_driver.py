@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,18 +77,44 @@ def test_reports_tell_nodes_and_time() -> None:
 )
 @pytest.mark.parametrize("dumped", [True, False])
 def test_a_failing_pass_leaves_its_input(
-    function: Callable[[Graph, PassOptions], Graph], message: str, dumped: bool, tmp_path: Path
+    function: Callable[[Graph, PassOptions], Graph],
+    message: str,
+    dumped: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     pipeline = (PIPELINE[0], Pass("planted", function), PIPELINE[1])
-    options = PassOptions(dump_dir=tmp_path if dumped else None)
+    options = PassOptions(dump_dir=tmp_path / "dump" if dumped else None)
     with pytest.raises(GraphError, match=message) as caught:
         run_pipeline(GRAPH, options, pipeline)
     assert caught.value.pass_name == "planted"
     repro = caught.value.repro
     assert repro is not None
+    assert str(repro) in str(caught.value)
     assert repro.name == "repro.vit"
-    assert (repro.parent == tmp_path) is dumped
+    assert [repro.parent] == ([tmp_path / "dump"] if dumped else list(temporary.iterdir()))
     assert parse_graph(repro.read_text()) == run_passes(GRAPH, ["clean"])
+
+
+def test_a_failing_pass_that_cannot_leave_its_input_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk hides neither which pass it was nor what went wrong."""
+
+    def full(self: Path, text: str) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(GraphError, match=r"KeyError.*lost") as caught:
+        run_pipeline(GRAPH, pipeline=(Pass("planted", fails),))
+    assert (caught.value.pass_name, caught.value.repro) == ("planted", None)
+    assert "repro" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_names_are_refused_and_known_ones_listed() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -97,8 +99,9 @@ def run_pipeline(
 ) -> Graph:
     """The graph after all passes that are not disabled.
 
-    Raises GraphError naming the pass and `repro.vit` (the graph before it) when a pass fails or
-    leaves a graph that does not verify, and VitcError for an unknown name in `options.disable`.
+    Raises GraphError naming the pass and `repro.vit` (the graph before it, in `options.dump_dir` or
+    a new temporary folder) when a pass fails or leaves a graph that does not verify, and VitcError
+    for an unknown name in `options.disable`.
     """
     options = options or PassOptions()
     _check_names(options.disable, pipeline)
@@ -158,7 +161,17 @@ def _check_interface(before: Graph, after: Graph) -> None:
         raise GraphError(f"inputs or outputs changed: {shapes[0]} to {shapes[1]}")
 
 
-def _write_repro(graph: Graph, folder: Path | None) -> Path:
-    path = (folder or Path(tempfile.mkdtemp(prefix="vitc-"))) / "repro.vit"
-    path.write_text(print_graph(graph))
-    return path
+def _write_repro(graph: Graph, folder: Path | None) -> Path | None:
+    """The file with the graph, in a temporary folder of its own where none is given. None, and
+    nothing is left, where it cannot be written: what the pass did is the error to report.
+    """
+    text = print_graph(graph)
+    with ExitStack() as undo, suppress(OSError):
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="vitc-"))
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        path = folder / "repro.vit"
+        path.write_text(text)
+        undo.pop_all()
+        return path
+    return None
