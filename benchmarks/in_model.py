@@ -6,7 +6,7 @@
 blocks start beside its last ones, and its own weights come while the kernel before ends. So here
 each configuration of a choice is compiled into the whole model, all else as it is, and the
 libraries take turns. Choice by choice, most work first, the fastest configuration is kept where it
-gains more than the noise: what two copies of one library differ by. In the end all that was kept
+gains more than the noise, by which two copies of one library differ. In the end all that was kept
 runs against the default, and the default with other flags of the compiler (`--flags`) and without a
 CUDA graph.
 
@@ -51,6 +51,7 @@ from vitc.verify.handle import device_of, image_shape, torch_dtype
 
 ROTATION = 4  # inputs that take turns
 ROUNDS = 15
+LEAST = 1e-3  # of the model's time that a configuration must gain
 FINAL = 0.2  # of the seconds, for what runs in the end
 
 Run = Callable[[], Any]
@@ -133,7 +134,7 @@ class Standing:
 @dataclass
 class Result:
     """One choice. us: microseconds of the whole model by configuration; before: what it had until
-    then; noise: see Search; failed: why configurations have no time.
+    then; noise: what had to be gained; failed: why configurations have no time.
     """
 
     kernel: str
@@ -160,7 +161,7 @@ class Result:
 @dataclass
 class Search:
     """Coordinate descent over choices. kept: what differs from the default, by key of the choice.
-    noise: the most microseconds that two copies of a library have differed by so far.
+    noises: microseconds that two copies of a library differed by in each race.
     """
 
     libraries: Libraries
@@ -169,7 +170,7 @@ class Search:
     expected: Tensor
     seconds: float
     kept: dict[str, str] = field(default_factory=dict[str, str])
-    noise: float = 0.0
+    noises: list[float] = field(default_factory=list[float])
     results: list[Result] = field(default_factory=list[Result])
 
     def settle(self, site: Site) -> Result:
@@ -185,13 +186,15 @@ class Search:
         built = self.libraries.build(wanted)
         rounds, failed = self.race({**built, again: built[before]})
         standing = Standing.of(rounds, before, again)
-        self.noise = max(self.noise, standing.noise)
+        self.noises.append(standing.noise)
+        # Two copies may happen to agree.
+        noise = max(standing.noise, statistics.median(self.noises), LEAST * standing.base)
         best = min(standing.slower.keys() - {again}, key=lambda name: standing.slower[name])
-        chosen = best if standing.slower[best] < -self.noise else before
+        chosen = best if standing.slower[best] < -noise else before
         if chosen != before:
             self.kept[choice.key] = chosen
         about = (choice.kernel, choice.problem, choice.size, site.calls, site.default, before)
-        self.results.append(Result(*about, chosen, round(self.noise, 2), standing.us(), failed))
+        self.results.append(Result(*about, chosen, round(noise, 2), standing.us(), failed))
         return self.results[-1]
 
     def final(self, flags: Sequence[str]) -> dict[str, Any]:
@@ -292,7 +295,7 @@ def measure(given: argparse.Namespace, folder: Path) -> int:
     if len(find_target(options.target).isas) > 1:
         raise SystemExit(f"{options.target}: one architecture at a time")
     search, machine = prepare(given, options, folder)
-    every = sites(search.libraries.selection.calls, given.batch, given.only)
+    every = sites(search.libraries.selection.calls, given.batch, given.only, given.every)
     what = f"{given.model} {options.dtype.value}, batch {given.batch}"
     report: dict[str, Any] = {"what": what, "target": options.target, "machine": machine}
     output: Path = given.output
@@ -336,6 +339,7 @@ def main() -> int:
     parser.add_argument("--target", default="cuda:sm_90a")
     parser.add_argument("--image-size", type=int, help="the model's own by default")
     parser.add_argument("--only", default="", help="choices with one of these words: 768x,gather")
+    parser.add_argument("--every", action="store_true", help="tiles that no tuner tries, too")
     parser.add_argument("--limit", type=float, default=240, help="seconds in all")
     parser.add_argument("--seconds", type=float, default=0.3, help="of each library in a race")
     parser.add_argument(

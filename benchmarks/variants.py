@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitc.codegen.build import build_library
@@ -18,6 +18,8 @@ from vitc.codegen.records import Choice
 from vitc.codegen.select import select
 from vitc.codegen.sources import Source
 from vitc.codegen.targets import find_target
+from vitc.codegen.targets.gpu.sm90_gemm import Sm90Gemm, problem
+from vitc.codegen.targets.gpu.sm90_tiles import TILES
 from vitc.compiler import toolchain_of
 from vitc.ir.graph import Graph
 from vitc.ir.op import Array
@@ -46,9 +48,11 @@ class Site:
         return self.calls * site.op.flops(site.inputs, site.results)
 
 
-def sites(calls: Sequence[KernelCall], batch: int, only: str = "") -> list[Site]:
+def sites(
+    calls: Sequence[KernelCall], batch: int, only: str = "", every: bool = False
+) -> list[Site]:
     """Choices between several configurations, most work first, whose key has one of `only`'s words
-    (joined by commas) in it.
+    (joined by commas) in it. every: also between tiles of Hopper's GEMM that seem far behind.
     """
     words = only.split(",")
 
@@ -58,6 +62,9 @@ def sites(calls: Sequence[KernelCall], batch: int, only: str = "") -> list[Site]
     found: dict[str, tuple[Choice, list[KernelCall]]] = {}
     for call in calls:
         choice = call.kernel.choice(call, batch)
+        if choice is not None and every and isinstance(call.kernel, Sm90Gemm):
+            tiles = (tile.name for tile in TILES if tile.takes(problem(call.site, batch)))
+            choice = replace(choice, names=tuple(dict.fromkeys((*choice.names, *tiles))))
         if choice is not None and len(choice.names) > 1 and named(choice.key):
             found.setdefault(choice.key, (choice, []))[1].append(call)
     made: list[Site] = []

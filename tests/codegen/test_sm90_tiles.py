@@ -13,6 +13,7 @@ from vitc.codegen.targets.gpu.sm90_tiles import (
     TILES,
     LargeTile,
     Problem,
+    SplitTile,
     choose_tile,
     cost,
     tile_choice,
@@ -89,6 +90,20 @@ def test_without_a_record_the_model_chooses() -> None:
 def test_tiles_that_cannot_emit_statistics_are_not_chosen() -> None:
     few = Problem(DType.FLOAT16, 64, 96, 768, (), 64)
     assert all(tile.columns % 64 == 0 for tile in TILES if tile.takes(few))
+
+
+@pytest.mark.parametrize("m", [1, 197, 1576, 12608])
+def test_what_shares_a_multiprocessor_needs_a_record(m: int) -> None:
+    """Two blocks fit its 228 KB, of which a block takes 1 KB more than it asks for."""
+    shared = {tile.name: tile for tile in TILES if isinstance(tile, SplitTile) and tile.shares}
+    for tile in shared.values():
+        ring = tile.stages * (tile.tile_rows + tile.columns) * 128 + 16 * tile.stages
+        assert 2 * (ring + 4 * tile.tile_rows + 1024) <= 228 << 10
+    names = tile_choice(Problem(DType.FLOAT16, m, 768, 3072, ("add", "add"), 32), 132).names
+    offered = [name in shared for name in names]
+    assert offered == sorted(offered)
+    assert not offered[0]
+    assert offered[-1] is (m < 12608)
 
 
 def test_names_are_distinct() -> None:

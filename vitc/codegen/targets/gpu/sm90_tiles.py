@@ -115,7 +115,7 @@ class SplitTile:
 
     @property
     def shares(self) -> bool:
-        """Whether two blocks fit a multiprocessor: that of the next kernel, too, may start early."""
+        """Whether two blocks fit a multiprocessor, one of the next kernel beside its own, say."""
         return 2 * (self.stages * (self.tile_rows + self.columns) * 128 + 2048) <= _SHARED_BYTES
 
     def cpp(self, type_: str) -> str:
@@ -193,7 +193,7 @@ def choose_tile(problem: Problem, multiprocessors: int) -> Tile:
 
 def tile_choice(problem: Problem, multiprocessors: int) -> Choice:
     """The tiles that may win, by estimated time: none far behind the first, ten at most. Behind
-    them those that share a multiprocessor, which nobody has timed: none is the model's choice.
+    them those that share a multiprocessor, which the estimate was not fitted to.
     """
     times = {t: cost(t, problem, multiprocessors) for t in TILES if t.takes(problem)}
     order = sorted(times, key=lambda tile: times[tile])
