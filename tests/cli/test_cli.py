@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +46,31 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def call(*arguments: str, **options: Any) -> Result:
     return runner.invoke(app, list(arguments), **options)
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("opt", "--list"), ("nothing",)])
+def test_python_runs_the_package_as_the_command(
+    empty_folder: Path, arguments: tuple[str, ...]
+) -> None:
+    """The same text, and the same exit code, under the command's own name."""
+    entered = "import sys; from vitc.cli import app; sys.argv[0] = 'vitc'; app()"
+    ways = (("-m", "vitc"), ("-c", entered))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    first, second = (
+        subprocess.run(
+            [sys.executable, *way, *arguments],
+            cwd=empty_folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for way in ways
+    )
+    assert (first.returncode, first.stdout, first.stderr) == (
+        second.returncode, second.stdout, second.stderr
+    )  # fmt: skip
+    assert (first.returncode == 0) is (arguments != ("nothing",))
 
 
 def test_verify_exits_0_or_1(fake: FakeModule) -> None:

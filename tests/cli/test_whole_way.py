@@ -1,4 +1,4 @@
-"""The installed command from a timm name to a verified, timed library, in processes of its own."""
+"""`python -m vitc` from a timm name to a verified, timed library, in processes of its own."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def vitc(folder: Path, *arguments: str) -> Any:
-    code = "from vitc.cli import app; app()"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--json"],
+        [sys.executable, "-m", "vitc", *arguments, "--json"],
         cwd=folder,
         env=environment,
         capture_output=True,
