@@ -63,12 +63,12 @@ class Shape:
 
 VIT_B = Shape(torch.float16, 197, 12, 64)
 CONFIGURATIONS: dict[Shape, tuple[str, ...]] = {
-    VIT_B: ("112, 6, 4, 2", "80, 6, 4, 2", "64, 7, 4, 3"),
-    Shape(torch.bfloat16, 197, 12, 64): ("112, 6, 4, 2",),
-    Shape(torch.float16, 577, 16, 64): ("112, 6, 4, 2", "80, 8, 4, 2", "64, 10, 4, 3"),
-    Shape(torch.float16, 1370, 16, 64): ("112, 7, 3, 2", "96, 8, 3, 2"),
-    Shape(torch.float16, 257, 16, 80): ("96, 3, 4, 2", "144, 2, 3, 2"),
-    Shape(torch.float16, 577, 16, 128): ("64, 5, 4, 2",),
+    VIT_B: ("208, 3, 4, 2", "112, 4, 6, 3", "112, 6, 6, 3"),
+    Shape(torch.bfloat16, 197, 12, 64): ("208, 3, 4, 2", "112, 4, 6, 3"),
+    Shape(torch.float16, 577, 16, 64): ("208, 3, 4, 2", "96, 6, 6, 3", "112, 5, 6, 3"),
+    Shape(torch.float16, 1370, 16, 64): ("176, 4, 4, 2", "208, 3, 4, 2", "112, 5, 6, 3"),
+    Shape(torch.float16, 257, 16, 80): ("144, 2, 2, 2", "96, 3, 3, 3"),
+    Shape(torch.float16, 577, 16, 128): ("144, 2, 2, 2", "80, 4, 3, 3"),
 }
 
 Kernel = Callable[[Tensor, Tensor], None]

@@ -15,6 +15,7 @@ AHEAD = sm90_cases.gemm("tall", 150, 104, 200, ahead=True)
 PARTS = sm90_cases.gemm("three parts", 75, 96, 328)
 GROUPS = sm90_cases.gemm("two groups", 75, 96, 328)
 ATTENTION = sm90_attention_cases.CASES[2]
+COME_ANEW = sm90_attention_cases.CASES[4]
 
 BUGS = [
     Bug(
@@ -104,7 +105,7 @@ BUGS = [
         "split gemm: rows of the first warpgroup",
         GROUPS,
         "sm90/split_gemm.cuh",
-        "const int group_row = thread() / kWarpgroup * 64;",
+        "const int group_row = warpgroup() * 64;",
         "const int group_row = 0;",
     ),
     Bug(
@@ -134,22 +135,24 @@ BUGS = [
         "attention: scores used while their product runs",
         ATTENTION,
         "sm90/attention.cuh",
-        "    await_scores<kSet, 1>(stage);",
-        "    await_scores<kSet, 2>(stage);",
+        "    await_products();\n    if (turn.last_tile()) {",
+        "    if (turn.last_tile()) {",
     ),
     Bug(
         "attention: values let go while their product runs",
-        ATTENTION,
+        COME_ANEW,
         "sm90/attention.cuh",
-        "    products_wait<0>();\n    products_use(rows.out);\n    if (turn.last_tile()) let_go",
+        "    await_products();\n    if (turn.last_tile()) let_go",
         "    if (turn.last_tile()) let_go",
     ),
     Bug(
-        "attention: values of the block before let go a block early",
-        ATTENTION,
+        "attention: queries let go before the tile's last scores",
+        COME_ANEW,
         "sm90/attention.cuh",
-        "    products_wait<kPending>();\n    products_use(scores[kSet]);",
-        "    if (turn.block > 0) products_wait<kPending>();\n    products_use(scores[kSet]);",
+        "    use_scores<Tile::kLastKeys>();\n    let_go(memory.query_empty(turn.query() % "
+        "Tile::kQuerySlots));",
+        "    let_go(memory.query_empty(turn.query() % Tile::kQuerySlots));\n"
+        "    use_scores<Tile::kLastKeys>();",
     ),
     Bug(
         "attention: queries copied before the kernel before has ended",

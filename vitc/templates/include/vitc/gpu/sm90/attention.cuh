@@ -34,7 +34,7 @@ VITC_DEVICE void produce_keys(const AttentionMemory<Tile>& memory, const TensorM
         barrier_expect(memory.full(slot), Tile::kBlockBytes);
         for (int panel = 0; panel < Tile::kPanels; ++panel) {
           copy_head(memory.block_at(slot) + panel * Tile::kPanelBytes, which == 0 ? keys : values,
-                    panel * kTileDepth, Tile::first_key(b), unit.head, unit.batch,
+                    panel * kTileDepth, b * Tile::kBlockKeys, unit.head, unit.batch,
                     memory.full(slot));
         }
       }
@@ -81,9 +81,10 @@ struct AttentionTurn {
   VITC_DEVICE bool has_tile() const { return tile < tiles; }
   VITC_DEVICE bool last_tile() const { return tile + Tile::kConsumers >= tiles; }
   VITC_DEVICE int query() const { return tiles_before + tile; }
-  VITC_DEVICE Position<Tile> stage() const {
+  // That of the block, or of another one.
+  VITC_DEVICE Position<Tile> stage(int further = 0) const {
     Position<Tile> at;
-    at.skip(blocks_before + block);
+    at.skip(blocks_before + block + further);
     return at;
   }
 
@@ -126,17 +127,18 @@ VITC_DEVICE void pass_over(const AttentionMemory<Tile>& memory, AttentionTurn<Ti
 template <class Tile, class Output>
 struct Attention {
   static constexpr int kBlocks = Tile::kBlocks, kAtOnce = 4;  // steps whose products go together
+  static constexpr int kFirstPadded = kBlocks > 1 ? Tile::kBlockKeys : Tile::kTail;
   using T = typename Tile::T;
-  using Scores = float[Tile::kBlockKeys / 2];
+  using Turn = AttentionTurn<Tile>;
 
   const AttentionMemory<Tile> memory;
   const AttentionPlan& plan;
   const Output& output;
   const int group;
   const float scale_log2;
-  AttentionTurn<Tile> turn;
+  Turn turn;
   QueryRows<Tile> rows;
-  Scores scores[2];
+  float scores[kFirstPadded / 2];
 
   VITC_DEVICE Attention(const AttentionMemory<Tile>& memory_, const AttentionPlan& plan_,
                         const Output& output_, int group_, float scale_log2_)
@@ -147,16 +149,14 @@ struct Attention {
         scale_log2(scale_log2_),
         turn(group_, plan_) {}
 
-  // Starts the product of a tile of queries with kKeys keys. (All but the last blocks are taken as
-  // whole, so that one loop has them all; of the one before the last some scores may be ignored.)
-  template <int kSet, int kKeys>
-  VITC_DEVICE void begin_scores(const AttentionTurn<Tile>& at) {
-    constexpr int kPadded = divide_up(kKeys, 16) * 16;
-    float (&s)[kPadded / 2] = reinterpret_cast<float (&)[kPadded / 2]>(scores[kSet]);
-    const int query = at.query() % Tile::kQuerySlots;
-    const Position<Tile> stage = at.stage();
-    if (at.block == 0) {
-      barrier_wait(memory.query_full(query), unsigned(at.query() / Tile::kQuerySlots) & 1);
+  // Starts the product of a tile of queries with a block of kPadded keys.
+  template <int kPadded>
+  VITC_DEVICE void begin_scores() {
+    float (&s)[kPadded / 2] = reinterpret_cast<float (&)[kPadded / 2]>(scores);
+    const int query = turn.query() % Tile::kQuerySlots;
+    const Position<Tile> stage = turn.stage();
+    if (turn.block == 0) {
+      barrier_wait(memory.query_full(query), unsigned(turn.query() / Tile::kQuerySlots) & 1);
     }
     barrier_wait(memory.full(2 * stage.slot), stage.parity);
     const uint64_t q = tile_descriptor(memory.query_at(query));
@@ -175,35 +175,37 @@ struct Attention {
     }
     products_commit();
   }
-  // Waits until the scores are there, and lets go what was read for them and before them.
-  template <int kSet, int kPending>
-  VITC_DEVICE void await_scores(Position<Tile> stage) {
-    products_wait<kPending>();
-    products_use(scores[kSet]);
+
+  VITC_DEVICE void await_products() {
+    products_wait<0>();
+    products_use(scores);
     products_use(rows.out);
+  }
+
+  // Makes weights of the scores of kKeys keys, once they are there, and begins their products with
+  // the values.
+  template <int kKeys>
+  VITC_DEVICE void use_scores() {
+    constexpr int kSteps = divide_up(kKeys, 16);
+    const Position<Tile> stage = turn.stage();
+    const bool first_block = kBlocks == 1 || turn.block == 0;
+    await_products();
     if (turn.last_tile()) {
       let_go(memory.empty(2 * stage.slot));
-      const int before = stage.slot == 0 ? Tile::kStages - 1 : stage.slot - 1;
-      if (turn.block > 0) let_go(memory.empty(2 * before + 1));
+      if (!first_block) let_go(memory.empty(2 * turn.stage(-1).slot + 1));
     }
-  }
-  // Makes weights of the scores of kKeys keys and starts their products with the values.
-  template <int kSet, int kKeys>
-  VITC_DEVICE void add_values(Position<Tile> stage) {
-    constexpr int kSteps = divide_up(kKeys, 16);
-    const auto& s = scores[kSet];
-    if (turn.block == 0) rows.clear();
-    rows.template raise<kKeys>(s, scale_log2, turn.block == 0);
+    if (first_block) rows.clear();
+    rows.template raise<kKeys>(scores, scale_log2, first_block);
     const int slot = 2 * stage.slot + 1;
+    barrier_wait(memory.full(slot), stage.parity);
     const uint64_t v = transposed_descriptor(memory.block_at(slot), Tile::kPanelBytes);
     VITC_UNROLL
     for (int first = 0; first < kSteps; first += kAtOnce) {
       uint32_t weights[kAtOnce][4];
       VITC_UNROLL
       for (int i = 0; i < kAtOnce && first + i < kSteps; ++i) {
-        rows.template weights<kKeys>(weights[i], s, first + i, scale_log2);
+        rows.template weights<kKeys>(weights[i], scores, first + i, scale_log2);
       }
-      if (first == 0) barrier_wait(memory.full(slot), stage.parity);
       products_begin();
       VITC_UNROLL
       for (int i = 0; i < kAtOnce && first + i < kSteps; ++i) {
@@ -214,65 +216,55 @@ struct Attention {
     }
   }
 
-  // A block of kKeys whose scores come in scores[kSet]; the next has kNextKeys. That all this is
-  // known when compiling is what lets products run on over the end of a block.
-  template <int kSet, int kKeys, int kNextKeys>
-  VITC_DEVICE void use_block() {
-    const Position<Tile> stage = turn.stage();
-    AttentionTurn<Tile> next = turn;
-    ++next.block;
-    begin_scores<1 - kSet, kNextKeys>(next);
-    await_scores<kSet, 1>(stage);
-    add_values<kSet, kKeys>(stage);
-    if constexpr (kBlocks > 2) {  // ptxas lets no product run on into a loop's next turn
-      products_wait<0>();
-      products_use(scores[1 - kSet]);
-      products_use(rows.out);
-    }
-    turn = next;
-  }
-  // The last block of a tile. Whether another tile follows at once, which has its scores begun.
-  VITC_DEVICE bool use_last_block() {
-    const Position<Tile> stage = turn.stage();
-    AttentionTurn<Tile> next = turn;
-    next.next_tile(group, plan);
-    const bool follows = next.unit.exists(plan) && next.has_tile();
-    if (follows) {
-      begin_scores<0, Tile::kBlockKeys>(next);
-      await_scores<1, 1>(stage);
-    } else {
-      await_scores<1, 0>(stage);
-    }
+  // The last block of a tile, and what comes out of it.
+  template <class Between>
+  VITC_DEVICE void finish_tile(const Between& before_writing) {
+    use_scores<Tile::kLastKeys>();
     let_go(memory.query_empty(turn.query() % Tile::kQuerySlots));
-    add_values<1, Tile::kLastKeys>(stage);
-    products_wait<0>();
-    products_use(rows.out);
-    if (turn.last_tile()) let_go(memory.empty(2 * stage.slot + 1));
-    rows.write_out(turn.unit.batch, turn.unit.head, turn.unit.first_tile(plan) + turn.tile, output);
-    turn = next;
-    return follows;
+    await_products();
+    if (turn.last_tile()) let_go(memory.empty(2 * turn.stage().slot + 1));
+    const AttentionUnit unit = turn.unit;
+    const int tile = unit.first_tile(plan) + turn.tile;
+    turn.next_tile(group, plan);
+    before_writing();
+    rows.write_out(unit.batch, unit.head, tile, output);
   }
-  VITC_DEVICE bool use_tile() {
-    VITC_NO_UNROLL
-    for (int b = 2; b < kBlocks; b += 2) {
-      use_block<0, Tile::kBlockKeys, Tile::kBlockKeys>();
-      use_block<1, Tile::kBlockKeys, Tile::kBlockKeys>();
+  VITC_DEVICE bool follows() const { return turn.unit.exists(plan) && turn.has_tile(); }
+
+  // The tiles up to a unit that has none for this warpgroup. Scores of a next block are begun
+  // behind the products with values. Where there is but one, those of the next tile are begun
+  // before this one is written out. (With more blocks that takes more registers than there are.)
+  VITC_DEVICE void use_tiles() {
+    if constexpr (kBlocks == 1) {
+      begin_scores<Tile::kTail>();
+      VITC_NO_UNROLL
+      while (follows()) {
+        finish_tile([&] {
+          if (follows()) begin_scores<Tile::kTail>();
+        });
+      }
+    } else {
+      VITC_NO_UNROLL
+      while (follows()) {
+        VITC_NO_UNROLL
+        for (; turn.block < kBlocks - 1; ++turn.block) {
+          begin_scores<Tile::kBlockKeys>();
+          use_scores<Tile::kBlockKeys>();
+        }
+        begin_scores<Tile::kTail>();
+        finish_tile([] {});
+      }
     }
-    use_block<0, Tile::kBeforeLastKeys, Tile::kLastKeys>();
-    return use_last_block();
   }
 
   VITC_DEVICE void run() {
     VITC_NO_UNROLL
     while (turn.unit.exists(plan)) {
-      if (!turn.has_tile()) {
+      if (turn.has_tile()) {
+        use_tiles();
+      } else {
         pass_over(memory, turn);
         turn.next_unit(group, plan);
-        continue;
-      }
-      begin_scores<0, Tile::kBlockKeys>(turn);
-      VITC_NO_UNROLL
-      while (use_tile()) {
       }
     }
   }
@@ -297,7 +289,7 @@ attention_kernel(const __grid_constant__ AttentionPlan plan, float scale_log2,
     if (thread() == kWarp) produce_queries<Tile>(memory, &queries, plan);
   } else {
     take_registers<Tile::kConsumers == 2 ? 240 : 160>();
-    Attention<Tile, Output>(memory, plan, output, thread() / kWarpgroup - 1, scale_log2).run();
+    Attention<Tile, Output>(memory, plan, output, warpgroup() - 1, scale_log2).run();
   }
 }
 

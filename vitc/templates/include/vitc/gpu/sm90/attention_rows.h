@@ -19,9 +19,9 @@ struct QueryRows {
     for (int h = 0; h < 2; ++h) top[h] = -INFINITY, sum[h] = 0;
   }
 
-  // The maximum with kKeys new scores; unless they are the first, what is there is rescaled to it.
+  // The maximum with a block's kKeys scores; what is there of the blocks before is rescaled to it.
   template <int kKeys, int kCount>
-  VITC_DEVICE void raise(const float (&s)[kCount], float scale_log2, bool first) {
+  VITC_DEVICE void raise(const float (&s)[kCount], float scale_log2, bool first_block) {
     VITC_UNROLL
     for (int h = 0; h < 2; ++h) {
       float some[2] = {-INFINITY, -INFINITY};  // two chains of fmaxf, which is one instruction
@@ -34,7 +34,7 @@ struct QueryRows {
         }
       }
       const float largest = fmaxf(top[h], warp_max<4>(fmaxf(some[0], some[1])) * scale_log2);
-      if (!first) {
+      if (!first_block) {
         const float kept = fast_exp2(top[h] - largest);
         sum[h] *= kept;
         VITC_UNROLL
@@ -47,7 +47,7 @@ struct QueryRows {
     }
   }
 
-  // Keys [16 step, 16 step + 16) of the block as an operand: exp2(score - top), rounded.
+  // Keys [16 step, 16 step + 16) of kKeys as an operand: exp2(score - top), rounded.
   template <int kKeys, int kCount>
   VITC_DEVICE void weights(uint32_t (&a)[4], const float (&s)[kCount], int step, float scale_log2) {
     VITC_UNROLL

@@ -5,8 +5,6 @@
 
 namespace vitc::gpu::sm90 {
 
-// Keys come in an even number of blocks: pairs of kBlockKeys, and a last pair that shares what is
-// left, so that its second one alone has padding.
 template <class T_, int kQueries_, int kKeys_, int kHeadDim_, int kBlockKeys_, int kStages_,
           int kQuerySlots_, int kConsumers_>
 struct AttentionTile {
@@ -16,10 +14,9 @@ struct AttentionTile {
   static constexpr int kRows = 64, kTiles = divide_up(kQueries, kRows);
   static constexpr int kSteps = divide_up(kHeadDim, 16), kColumns = kSteps * 16;
   static constexpr int kPanels = divide_up(kHeadDim, kTileDepth);  // of 64 columns
-  static constexpr int kBlocks = (kKeys - 1) / (2 * kBlockKeys) * 2 + 2;
-  static constexpr int kLeftKeys = kKeys - (kBlocks - 2) * kBlockKeys;
-  static constexpr int kBeforeLastKeys = divide_up(kLeftKeys, 32) * 16;
-  static constexpr int kLastKeys = kLeftKeys - kBeforeLastKeys;
+  static constexpr int kBlocks = divide_up(kKeys, kBlockKeys);
+  static constexpr int kLastKeys = kKeys - (kBlocks - 1) * kBlockKeys;
+  static constexpr int kTail = divide_up(kLastKeys, 16) * 16;
   static constexpr int kPanelBytes = kBlockKeys * kTileBytes, kBlockBytes = kPanels * kPanelBytes;
   static constexpr int kQueryPanel = kRows * kTileBytes, kQueryBytes = kPanels * kQueryPanel;
   static constexpr int kQuerySlots = kQuerySlots_;
@@ -29,13 +26,7 @@ struct AttentionTile {
       2 * kStages * kBlockBytes + kQuerySlots * kQueryBytes + kBarriers * int(sizeof(Barrier));
   static constexpr bool kResident = kBlocks <= kStages;
   static_assert(kBlockKeys % 16 == 0 && kBlockKeys <= 256 && kHeadDim % 8 == 0);
-  static_assert(kLastKeys > 0 && (kConsumers == 2 || kConsumers == 3));
-  static VITC_DEVICE int first_key(int block) {
-    return block * kBlockKeys - (block == kBlocks - 1 ? kBlockKeys - kBeforeLastKeys : 0);
-  }
-  // A warpgroup waits for its next block of keys, and its next tile, before it lets the last one
-  // go.
-  static_assert(kStages >= 2 && kQuerySlots > kConsumers);
+  static_assert(kConsumers == 2 || kConsumers == 3);
 };
 
 // Slot 2 s holds keys of stage s, slot 2 s + 1 its values.

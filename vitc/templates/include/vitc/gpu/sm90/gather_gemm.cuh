@@ -103,8 +103,8 @@ gather_gemm_kernel(int m, const __grid_constant__ Source a, const __grid_constan
     gather<Tile, kN, kK>(ring, m, a, &map_w);
   } else {
     take_registers<232>();
-    consume<Tile, kN, kK, Tile::kSlice>(ring, Handover<Tile>{ring.end()}, m,
-                                        thread() / kWarpgroup - 1, epilogue);
+    consume<Tile, kN, kK, Tile::kSlice>(ring, Handover<Tile>{ring.end()}, m, warpgroup() - 1,
+                                        epilogue);
   }
 }
 

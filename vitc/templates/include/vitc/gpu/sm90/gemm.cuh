@@ -245,7 +245,7 @@ gemm_kernel(int m, const __grid_constant__ TensorMap map_a, const __grid_constan
     }
   } else {
     take_registers<Tile::kConsumers == 2 ? 240 : 160>();
-    consume<Tile, kN, kK, kSlice>(ring, handover, m, thread() / kWarpgroup - 1, epilogue);
+    consume<Tile, kN, kK, kSlice>(ring, handover, m, warpgroup() - 1, epilogue);
   }
   if constexpr (Tile::kCluster > 1) {  // the others may still arrive at this block's barriers
     sync_warp();

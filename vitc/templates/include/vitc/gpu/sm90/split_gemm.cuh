@@ -123,7 +123,7 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a,
     }
     sync_warp();
   } else {
-    const int group_row = thread() / kWarpgroup * 64;
+    const int group_row = warpgroup() * 64;
     if constexpr (Epilogue::kRowScale) {
       if (thread() < Tile::kRows)
         row_scale[thread()] = epilogue.row_scale(minimum(first_m + thread(), m - 1));
