@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from torch.export import Dim, export
 
 from vitc.errors import UnsupportedModelError
 from vitc.frontend import import_model
+from vitc.frontend.aliases import Aliases
+from vitc.ops.aten import Unsupported
 
 SIZE = IMAGE[1:]
 
@@ -75,6 +78,20 @@ def _write_to_a_view(m: nn.Module, x: Tensor) -> Tensor:
 
 def _write_to_the_images(m: nn.Module, x: Tensor) -> Tensor:
     return x.relu_()
+
+
+@pytest.mark.parametrize("read_again", [False, True])
+def test_writes_behind_dropout(read_again: bool) -> None:
+    """A graph as torch 2.9 exports it: in evaluation mode the result is the argument itself."""
+    aten, graph = torch.ops.aten, torch.fx.Graph()
+    doubled = graph.call_function(aten.mul.Tensor, (graph.placeholder("x"), 2))
+    dropped = graph.call_function(aten.dropout.default, (doubled, 0.5, False))
+    written = graph.call_function(aten.add_.Tensor, (dropped, 1))
+    if read_again:
+        graph.call_function(aten.mul.Tensor, (doubled, 2))
+    refused = pytest.raises(Unsupported, match=f"memory that '{doubled.name}' shares")
+    with refused if read_again else nullcontext():
+        Aliases(list(graph.nodes)).check(written)
 
 
 @pytest.mark.parametrize("function", [_write_to_a_view, _write_to_the_images])

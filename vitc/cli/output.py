@@ -46,6 +46,9 @@ def split(values: Sequence[str] | None) -> list[str]:
 @contextmanager
 def progress() -> Generator[Tell]:
     """Bars on stderr, one per stage, while the block runs; nothing where stderr is no terminal."""
+    if not ERRORS.is_terminal:  # rich before 14.3 ends even disabled bars with a newline
+        yield lambda stage, done, total: None
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -53,7 +56,7 @@ def progress() -> Generator[Tell]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=ERRORS, transient=True, disable=not ERRORS.is_terminal) as bars:
+    with Progress(*columns, console=ERRORS, transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(stage: str, done: int, total: int) -> None:

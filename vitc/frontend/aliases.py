@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 
+# They return their argument itself in evaluation mode, which their schemas do not say. In graphs of
+# torch 2.9, unlike those of 2.15, the argument is still read where the result has been written to.
+_SAME = frozenset(
+    f"aten.{name}.default" for name in ("dropout", "feature_dropout", "alpha_dropout")
+)
+
+
 class Aliases:
     """Which nodes of a graph may share memory, by the schemas of the calls."""
 
@@ -61,7 +68,8 @@ def _viewed(node: Node) -> Node | None:
         return None
     if getattr(node.target, "__name__", "") == "getitem":
         return node.args[0]  # pyright: ignore[reportReturnType]
+    same = str(node.target) in _SAME
     for argument, value in zip(_schema_arguments(node), node.args, strict=False):
-        if argument.alias_info is not None and hasattr(value, "op"):
+        if (same or argument.alias_info is not None) and hasattr(value, "op"):
             return value  # pyright: ignore[reportReturnType]
     return None
