@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,11 +14,7 @@ from vitc.ir.types import Batch, DType, Shape, per_image
 from vitc.ops import Attention
 
 _CHUNK = 8  # elements of 16 bytes
-_CONSUMERS = 2  # warpgroups that multiply; with three, a thread has registers for 128 keys only
 _DEEPEST = 128  # head dimension
-_STEP = 16  # keys that a product with V takes at a time
-# Head dimension up to: keys of a block, of whose scores a thread has registers for two sets.
-_MOST_KEYS = {64: 112, 80: 96, 96: 80, 128: 64}
 _PANEL = 64  # columns of a copied tile
 
 
@@ -59,6 +54,7 @@ class Tile:
     block_keys: int
     stages: int
     query_slots: int
+    consumers: int  # warpgroups that multiply
 
     @property
     def shared(self) -> int:
@@ -70,7 +66,7 @@ class Tile:
     @property
     def cpp(self) -> str:
         sizes = (self.queries, self.keys, self.depth, self.block_keys, self.stages)
-        return ", ".join(map(str, (*sizes, self.query_slots, _CONSUMERS)))
+        return ", ".join(map(str, (*sizes, self.query_slots, self.consumers)))
 
 
 class Sm90Attention(GpuKernel):
@@ -92,8 +88,6 @@ class Sm90Attention(GpuKernel):
         depth, value = (per_image(site.inputs[i].shape[3:]) for i in (0, 2))
         if depth != value or depth % _CHUNK or depth > _DEEPEST:
             return f"head dimensions {depth} and {value}: it takes equal multiples of 8 up to 128"
-        if per_image(site.inputs[1].shape[2:3]) <= _STEP:
-            return f"it takes more than {_STEP} keys"
         if op.scale <= 0:
             return "the scale must be positive"
         return None
@@ -138,32 +132,23 @@ class Sm90Attention(GpuKernel):
 
 
 def choose_tile(site: Site) -> Tile:
-    """Blocks with the least padding, of the largest where that is equal; as many stages as shared
-    memory has room for, up to three heads or all blocks of one.
+    """Even blocks of keys. Three warpgroups for few keys, of which a thread has registers for the
+    scores of 112; else two, whose larger blocks are measured to be as fast. As many stages as
+    shared memory has room for, up to four: two heads or more, or much of one. (Six for two blocks
+    were measured to be slower: benchmarks/h100/log.md.)
     """
     queries, keys = (per_image(site.inputs[i].shape[2:3]) for i in (0, 1))
     depth = per_image(site.inputs[0].shape[3:])
-    most = next(size for deepest, size in _MOST_KEYS.items() if depth <= deepest)
-    block_keys = min(range(most, 0, -16), key=lambda size: _padded(keys, size))
-    blocks = (keys - 1) // (2 * block_keys) * 2 + 2
+    consumers = 3 if keys <= 2 * 112 and depth <= _PANEL else 2
+    most = 112 if consumers == 3 else 208 if depth <= _PANEL else 144
+    blocks = -(-keys // most)
+    block_keys = -(-keys // (16 * blocks)) * 16
     tiles = (
-        Tile(queries, keys, depth, block_keys, stages, slots)
-        for stages in range(max(4, 6 if blocks == 2 else blocks), 1, -1)
-        for slots in (2 * _CONSUMERS, _CONSUMERS + 1)
+        Tile(queries, keys, depth, block_keys, stages, slots, consumers)
+        for stages in range(3 if blocks in (1, 3) else 4, 0, -1)
+        for slots in (2 * consumers, consumers)
     )
     return next(tile for tile in tiles if tile.shared <= 227 << 10)
-
-
-def _padded(keys: int, block_keys: int) -> float:
-    """What blocks of so many keys cost, in keys; infinite where the last one would have none."""
-    pairs, left = divmod(keys - 1, 2 * block_keys)
-    left += 1
-    before_last = -(-left // 32) * _STEP
-    if left <= before_last or (pairs == 0 and before_last < block_keys):
-        return math.inf
-    last = -(-(left - before_last) // _STEP) * _STEP
-    # A block more costs about as much as half a step of keys: the maximum, and the old sums' scale.
-    return 2 * pairs * block_keys + before_last + last + (pairs + 1) * _STEP
 
 
 def _count(result: Shape) -> str:
