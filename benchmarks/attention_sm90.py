@@ -199,7 +199,7 @@ def main() -> int:
     jobs = [(s, tile) for s, tiles in CONFIGURATIONS.items() for tile in tiles if only in str(s)]
     print(torch.cuda.get_device_name(), torch.__version__, torch.version.cuda)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
-        kernels = list(pool.map(lambda job: build(*job, Path(folder)), jobs))
+        kernels = list(pool.map(lambda job: build(job[0], job[1], Path(folder)), jobs))
         built = dict(zip(jobs, kernels, strict=True))
         for shape in dict.fromkeys(shape for shape, _ in jobs):
             mine = {tile: kernel for (s, tile), kernel in built.items() if s == shape}

@@ -87,8 +87,17 @@ class FakeCard:
         return {name: 1.0 if name == self.fast else SLOW for name in runs}
 
 
-def tune(graph: Graph, options: CompileOptions, card: FakeCard, **more: bool) -> TuneReport:
-    return tune_graph(graph, options, toolchain=toolchain_of(options), device=card.device, **more)
+def tune(
+    graph: Graph, options: CompileOptions, card: FakeCard, *, only: str = "", force: bool = False
+) -> TuneReport:
+    return tune_graph(
+        graph,
+        options,
+        toolchain=toolchain_of(options),
+        device=card.device,
+        only=only,
+        force=force,
+    )
 
 
 def configurations(graph: Graph, options: CompileOptions) -> list[str]:

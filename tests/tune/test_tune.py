@@ -39,8 +39,9 @@ from vitc.tune.run import choices
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (g++)")
 
 REGENERATE = (
-    "vitc tune vit_base_patch16_224 vit_large_patch16_384 --batch 1,8,32,64,256 --target "
-    "cuda:sm_90a --records vitc/codegen/targets/gpu/records/h100.json"
+    "benchmarks/gemm_sm90.py (render, run, records), then vitc tune vit_base_patch16_224 "
+    "vit_large_patch16_384 --only gather --batch 1,8,32,256 --target cuda:sm_90a --records "
+    "vitc/codegen/targets/gpu/records/h100.json; h100-in-model.json: benchmarks/in_model.py"
 )
 
 
@@ -120,7 +121,8 @@ def test_heads_that_lie_otherwise_are_another_problem(options: CompileOptions) -
 
 
 def test_the_users_records_come_before_those_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    (entry, *_) = records.read(records.SHIPPED / "h100.json")["problems"]
+    shipped_problems = records.read(records.SHIPPED / "h100.json")["problems"]
+    entry = next(entry for entry in shipped_problems if entry["kernel"] == "sm90_gemm")
     digest = records.read(records.SHIPPED / "h100.json")["kernels"]["sm90_gemm"]
     monkeypatch.setattr(records, "kernel_digest", lambda _: digest)
     choice = records.Choice("sm_90a", "sm90_gemm", (), entry["problem"], entry["size"])
@@ -136,6 +138,18 @@ def test_the_users_records_come_before_those_shipped(monkeypatch: pytest.MonkeyP
     assert records.fastest(choice) == [shipped[-1]]
     monkeypatch.setattr(records, "_here", lambda: ("Two", "13.0"))
     assert records.fastest(choice) == ["two"]
+
+
+def test_only_some_choices(graph: Graph, options: CompileOptions) -> None:
+    first, second = (work.choice for work in choices(graph, options))
+    name = f"{second.kernel} {second.problem}"
+    assert name not in first.key
+    card = FakeCard()
+    report = tune(graph, options, card, only=name)
+    assert [item.work.choice.key for item in report.tuned] == [second.key]
+    assert card.asked == [set(second.names)]
+    with pytest.raises(InputError, match="no choice of this model is named like 'nonsense'"):
+        tune(graph, options, card, only="nonsense")
 
 
 def test_shipped_times_are_of_the_shipped_kernels() -> None:

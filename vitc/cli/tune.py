@@ -35,6 +35,9 @@ def tune(
     image_size: SizeOpt = None,
     features: FeaturesOpt = False,
     disable: DisableOpt = None,
+    only: Annotated[
+        str, typer.Option(help="Part of a kernel's or problem's name: only what contains it.")
+    ] = "",
     force: Annotated[
         bool, typer.Option("--force", help="Measure again what was measured before.")
     ] = False,
@@ -64,6 +67,7 @@ def tune(
                 dtype=dtype,
                 features=features,
                 disable=parse_names(disable),
+                only=only,
                 force=force,
                 path=records,
                 jobs=jobs,

@@ -18,7 +18,7 @@ from vitc.codegen.select import select
 from vitc.codegen.targets import find_target
 from vitc.codegen.toolchain import Toolchain
 from vitc.compiler import optimised_graph, toolchain_of
-from vitc.errors import VitcError
+from vitc.errors import InputError, VitcError
 from vitc.ir.graph import Graph
 from vitc.ops import Move
 from vitc.options import CompileOptions, check_model, checked_options
@@ -92,6 +92,7 @@ def tune(
     image_size: int | tuple[int, int] | None = None,
     features: bool = False,
     disable: Collection[str] = (),
+    only: str = "",
     force: bool = False,
     path: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
@@ -99,8 +100,9 @@ def tune(
 ) -> TuneReport:
     """Measures what `vitc.compile` with these arguments will choose among; see there for them.
 
-    force: measure again what is recorded. path: the record file; None is the user's, which
-    compilations read.
+    only: choices whose kernel and problem, as records name them, contain this, such as "gather" or
+    "768x3072"; all by default. force: measure again what is recorded. path: the record file; None
+    is the user's, which compilations read.
 
     Raises InputError where there is nothing to tune, DeviceError without the card, and what
     compile() raises.
@@ -115,6 +117,7 @@ def tune(
         options,
         toolchain=toolchain,
         device=device,
+        only=only,
         force=force,
         path=None if path is None else Path(path),
         progress=progress,
@@ -127,6 +130,7 @@ def tune_graph(
     *,
     toolchain: Toolchain,
     device: TuningDevice | None = None,
+    only: str = "",
     force: bool = False,
     path: Path | None = None,
     progress: Progress | None = None,
@@ -135,7 +139,12 @@ def tune_graph(
     target = find_target(options.target, options.batches)
     device = device or find_device(target, toolchain)
     path = path or records.user_file(device.name, target.isas[0], device.toolkit)
-    every = choices(graph, options)
+    every = [work for work in choices(graph, options) if only in work.choice.key]
+    if only and not every:
+        raise InputError(
+            f"no choice of this model is named like '{only}'",
+            hint="name a part of a kernel or problem, as `vitc tune --json` lists them",
+        )
     todo = [work for work in every if force or not _recorded(path, work)]
     tuned: list[Tuned] = []
     about = {
