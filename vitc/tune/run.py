@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -182,21 +181,15 @@ def choices(graph: Graph, options: CompileOptions) -> list[Work]:
 def _libraries(
     todo: Sequence[Work], options: CompileOptions, toolchain: Toolchain
 ) -> Iterator[tuple[Work, Path]]:
-    """Each with the library of its trial; while one is measured, the next is built."""
-    with tempfile.TemporaryDirectory(prefix="vitc-tune-") as folder, ThreadPoolExecutor(1) as pool:
-
-        def build(i: int) -> Path:
-            path = Path(folder, f"{i}.so")
-            build_trial(todo[i], options, toolchain, path)
-            return path
-
-        ahead = pool.submit(build, 0) if todo else None
+    """Each with the library of its trial. None is built while another is measured: a thread that
+    renders takes Python's lock for milliseconds, between an event and what it should time.
+    """
+    with tempfile.TemporaryDirectory(prefix="vitc-tune-") as folder:
         for i, work in enumerate(todo):
-            assert ahead is not None
-            library = ahead.result()
-            ahead = pool.submit(build, i + 1) if i + 1 < len(todo) else None
-            yield work, library
-            library.unlink()
+            path = Path(folder, f"{i}.so")
+            build_trial(work, options, toolchain, path)
+            yield work, path
+            path.unlink()
 
 
 def measure(work: Work, library: Path, device: TuningDevice) -> Tuned:

@@ -1,5 +1,5 @@
-#include "vitc/gpu/gemm.cuh"
 #include "vitc/gpu/sm90/gather_gemm.cuh"
+#include "vitc/gpu/gemm.cuh"
 #include "vitc/gpu/symbol.h"
 #include "vitc/kernel.h"
 
@@ -60,8 +60,8 @@ struct Source {
   VITC_DEVICE const T* base() const { return data; }
 };
 
-using Tile0 = GemmTile<Mma<half>, 32, 64, 64, 1, 2, 4, true>;
-using Tile1 = sm90::GatherTile<half, 128, 96, 7, true, 32>;
+using Tile0 = sm90::GatherTile<half, 64, 96, 10, true, 32>;
+using Tile1 = GemmTile<Mma<half>, 32, 64, 64, 1, 2, 4, true>;
 
 }  // namespace
 }  // namespace vitc::gpu
@@ -74,8 +74,8 @@ extern "C" int VITC_SYMBOL(VITC_KERNEL)(const vitc::Call& call) {
   const gpu::Epilogue epilogue{arg<const float>(call, 2), arg<half>(call, 3), arg<float>(call, 4)};
   const auto* weight = arg<const gpu::Tile0::Storage>(call, 1);
   if (call.batch <= 8)
-    return gpu::gemm<gpu::Tile0, 96, 768>("gemm 96x768", stream, int(call.batch) * 16, rows, weight, epilogue);
-  return gpu::sm90::gather_gemm<gpu::Tile1, 96, 768>("gemm 96x768", stream, int(call.batch) * 16, rows, weight, epilogue);
+    return gpu::sm90::gather_gemm<gpu::Tile0, 96, 768>("gemm 96x768", stream, int(call.batch) * 16, rows, weight, epilogue);
+  return gpu::gemm<gpu::Tile1, 96, 768>("gemm 96x768", stream, int(call.batch) * 16, rows, weight, epilogue);
 
 }
 extern "C" uint64_t VITC_SYMBOL(VITC_KERNEL_scratch)(int) { return 0; }
