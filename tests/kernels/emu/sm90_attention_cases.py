@@ -18,12 +18,14 @@ def attention(
     dtype: str = "float16",
     *,
     low: bool = False,
+    far: bool = False,
 ) -> Case:
     """softmax(q k^T / sqrt(d)) v, read from [batch, tokens, 3, heads, d].
 
     tile: queries, keys, d, and block keys, stages, query slots, consumers of AttentionTile. low:
     all scores are as far below those of padding as exp2 reaches, and equal: the result is the mean
-    of the values, exactly so where their number is a power of two.
+    of the values, exactly so where their number is a power of two. far: scores differ by hundreds,
+    so that weights which are not taken from a row's true maximum are infinite. Both for float16.
     """
     queries, keys, d = tile[:3]
     exact = low and keys & (keys - 1) == 0
@@ -32,6 +34,9 @@ def attention(
     if low:
         qkv[:, :, 0], values[:, :, 0] = 8, 8
         qkv[:, :, 1], values[:, :, 1] = -8, -8
+    if far:
+        qkv[:, :, :2] *= 16
+        values[:, :, :2] *= 16
     q, k, v = np.moveaxis(values, 2, 0)
     factor = np.full((1, 1, 1), d**-0.5)
     want = reference(q[:, :queries], k[:, :keys], v[:, :keys], factor, np.zeros(1))
@@ -65,8 +70,9 @@ CASES = [
     attention("mean of values", (64, 4, 16, 16, 1, 2, 2), 2, 3, low=True),
     attention("three blocks, which stay", (150, 150, 80, 64, 3, 4, 2), 1, 3),
     attention("two blocks, three heads at a time", (197, 101, 64, 64, 6, 4, 2), 3, 3),
-    attention("five blocks, which come anew", (200, 200, 32, 48, 2, 3, 2), 2, 2),
+    attention("blocks come anew, three units a head", (330, 200, 32, 48, 2, 3, 2), 2, 2),
     attention("three consumers, two panels", (260, 90, 128, 96, 1, 3, 3), 1, 3),
     attention("units of five tiles", (300, 64, 32, 64, 1, 4, 2), 4, 2),
     attention("one query", (1, 50, 72, 64, 1, 2, 2), 3, 2, "bfloat16"),
+    attention("ViT's, scores far apart", (197, 197, 64, 112, 4, 6, 3), 3, 3, far=True),
 ]
