@@ -134,8 +134,8 @@ class Sm90Attention(GpuKernel):
 def choose_tile(site: Site) -> Tile:
     """Even blocks of keys. Three warpgroups for few keys, of which a thread has registers for the
     scores of 112; else two, whose larger blocks are measured to be as fast. As many stages as
-    shared memory has room for, up to four: two heads or more, or much of one. (Six for two blocks
-    were measured to be slower: benchmarks/h100/log.md.)
+    shared memory has room for, up to those of two heads of two blocks, else three. (Six for two
+    blocks were measured to be slower: benchmarks/h100/log.md.)
     """
     queries, keys = (per_image(site.inputs[i].shape[2:3]) for i in (0, 1))
     depth = per_image(site.inputs[0].shape[3:])
@@ -145,7 +145,7 @@ def choose_tile(site: Site) -> Tile:
     block_keys = -(-keys // (16 * blocks)) * 16
     tiles = (
         Tile(queries, keys, depth, block_keys, stages, slots, consumers)
-        for stages in range(3 if blocks in (1, 3) else 4, 0, -1)
+        for stages in range(4 if blocks == 2 else 3, 0, -1)
         for slots in (2 * consumers, consumers)
     )
     return next(tile for tile in tiles if tile.shared <= 227 << 10)
