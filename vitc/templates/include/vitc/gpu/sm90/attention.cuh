@@ -4,8 +4,8 @@
 // copies blocks of keys and values into a ring of stages, another one tiles of queries; consumer
 // warpgroups take the tiles in turn. Scores stay in registers, as does what becomes of them: it is
 // the A operand of the product with V, which is read transposed. The softmax is the online form
-// (gpu/attention.cuh). A warpgroup has two sets of scores: while it makes weights of one, the
-// product of the next block of keys with its tile, or with its next tile, fills the other.
+// (gpu/attention.cuh). When a block's scores have become weights, the product of the next block of
+// keys, or, where there is but one block, of the next tile, takes their registers.
 // Blocks of keys stay where they are while a unit's tiles use them, and then the next unit's are
 // copied; where the keys of a head have more blocks than there are stages, a unit has at most a
 // tile for each warpgroup. Copies fill rows past the end with zeros; keys past the end are masked.
