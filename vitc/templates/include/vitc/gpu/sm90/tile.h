@@ -15,7 +15,7 @@ constexpr int kWarpgroup = 128;
 
 // The thread's warpgroup. Broadcast, so that the compiler knows it, and all that follows from it,
 // to be the same in every lane: else addresses, loops and descriptors take vector registers, and
-// each descriptor goes from there to where products read it (a third of a GEMM's instructions).
+// each descriptor goes from there to where products read it (up to a fifth of all instructions).
 VITC_DEVICE int warpgroup() { return int(shuffle(unsigned(thread() / kWarpgroup), 0)); }
 
 // Weights are packed: within 32 rows of W, row 8 j + 2 q + e of the packed matrix is row 8 q + 2 j
