@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kernels.emu import test_fragments
+from kernels.emu import sm90_attention_cases, sm90_cases, test_fragments
 from kernels.gpu import timing
 from kernels.gpu.attention_cases import (
     ATTENTION_FORMS,
@@ -45,7 +45,9 @@ def groups(only: str, hopper: bool) -> dict[str, list[Case]]:
     found["attention large"] = large_attention_cases()
     found |= {f"rows {dtype}": rows_cases(dtype) for dtype in DTYPES}
     found |= {f"conv {form}": conv_cases(form) for form in FORMS}
-    found |= {"patches": gather_cases()} if hopper else {}
+    if hopper:
+        found |= {"patches": gather_cases(), "hopper gemm": sm90_cases.CASES}
+        found["hopper attention"] = sm90_attention_cases.CASES
     return {name: cases for name, cases in found.items() if only in name}
 
 
