@@ -46,7 +46,7 @@ class Sm90AttentionParams:
 
 @dataclass(frozen=True)
 class Tile:
-    """AttentionTile of vitc/gpu/sm90/attention.cuh."""
+    """AttentionTile of vitc/gpu/sm90/attention_tile.h."""
 
     queries: int
     keys: int
