@@ -180,4 +180,5 @@ def test_attention_compiles(
     sass = machine_code(text, cuda_toolchain, tmp_path)
     assert len(re.findall(r"\bHGMMA\.", sass)) == products
     assert "UTMALDG.4D" in sass
+    assert set(re.findall(r"\bSTG\.E\S*", sass)) == {"STG.E.128"}
     assert "LDL" not in sass

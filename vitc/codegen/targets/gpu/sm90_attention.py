@@ -133,9 +133,9 @@ class Sm90Attention(GpuKernel):
 
 def choose_tile(site: Site) -> Tile:
     """Even blocks of keys. Three warpgroups for few keys, of which a thread has registers for the
-    scores of 112; else two, whose larger blocks are measured to be as fast. As many stages as
-    shared memory has room for, up to those of two heads of two blocks, else three. (Six for two
-    blocks were measured to be slower: benchmarks/h100/log.md.)
+    scores of 112; else two with larger blocks, which more often were the faster. As many stages as
+    shared memory has room for, up to those of two heads of two blocks, else three. (All as
+    measured: benchmarks/h100/log.md.)
     """
     queries, keys = (per_image(site.inputs[i].shape[2:3]) for i in (0, 1))
     depth = per_image(site.inputs[0].shape[3:])
