@@ -1,6 +1,6 @@
 """Measures Hopper's attention on one GPU beside torch's, straight from a QKV product's output.
 
-    python benchmarks/attention_sm90.py [--only 197]     # there; needs torch and nvcc
+    python benchmarks/attention_sm90.py > attention.txt     # there; needs torch and nvcc
 
 Configurations are those of AttentionTile in vitc/gpu/sm90/attention.cuh: keys a block, stages,
 query slots, consumer warpgroups. Each is compared with torch in float32 on the first eight images,
@@ -18,10 +18,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from gemm_timing import nvcc_version, smi
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -197,7 +199,10 @@ def main() -> int:
     parser.add_argument("--only", default="", help="shapes whose name contains this")
     only = parser.parse_args().only
     jobs = [(s, tile) for s, tiles in CONFIGURATIONS.items() for tile in tiles if only in str(s)]
-    print(torch.cuda.get_device_name(), torch.__version__, torch.version.cuda)
+    print(
+        f"{torch.cuda.get_device_name()}, driver {smi('driver_version')}, nvcc {nvcc_version()},"
+        f" torch {torch.__version__}, CUDA {torch.version.cuda}, {date.today().isoformat()}"
+    )
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
         kernels = list(pool.map(lambda job: build(job[0], job[1], Path(folder)), jobs))
         built = dict(zip(jobs, kernels, strict=True))

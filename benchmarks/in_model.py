@@ -10,8 +10,13 @@ gains more than the noise, by which two copies of one library differ. In the end
 runs against the default, and the default with other flags of the compiler (`--flags`) and without a
 CUDA graph.
 
-Writes `--output` after each choice, and beside it `<stem>-record.json`: the choices that changed,
-as vitc/codegen/records.py reads them. The times in it are the whole model's.
+The default is what compile() takes here, by the user's records first: set VITC_CACHE to an empty
+folder to begin with what the package ships.
+
+Writes `--output` after each choice, and adds to `--record` (beside it, by default), as
+vitc/codegen/records.py reads them, the whole model's times of each choice whose fastest is the one
+that was kept. `--record` alone adds those of an output of before. The package's
+`h100-in-model.json` holds the products that all layers have (`--calls 11`).
 """
 
 from __future__ import annotations
@@ -240,30 +245,35 @@ class Search:
         return loaded
 
 
-def save_record(search: Search, path: Path, every: Sequence[Site], what: str) -> None:
-    """The choices that changed, with the times of the race that decided, in which what was chosen
-    was the fastest.
-    """
-    digests = {
-        site.choice.kernel: records.kernel_digest(site.choice.headers)
-        for site in every
-        if site.choice.key in search.kept
-    }
-    measured = [
-        Measured(r.kernel, r.problem, r.size, {n: us for n, us in r.us.items() if n in names})
-        for r, site in zip(search.results, every, strict=False)
-        if site.choice.key in search.kept and (names := site.choice.names)
-    ]
-    if not measured:
-        return
+def save_record(
+    results: Sequence[Result], path: Path, about: Mapping[str, Any], calls: int
+) -> None:
+    """Choices that at least so many calls have. about: of the record, and the kernels' digests."""
+    measured: list[Measured] = []
+    for r in results:
+        us = {name: time for name, time in r.us.items() if name != f"{r.before} again"}
+        if r.calls >= calls and min(us, key=lambda name: us[name]) == r.chosen:
+            measured.append(Measured(r.kernel, r.problem, r.size, us))
+    if measured:
+        digests = {m.kernel: about["kernels"][m.kernel] for m in measured}
+        head = {key: about[key] for key in ("device", "arch", "toolkit", "date")}
+        records.store(path, {**head, "times": "of whole models"}, digests, measured)
+
+
+def about_records(search: Search, every: Sequence[Site]) -> dict[str, Any]:
+    """What a record says of where and with which kernels it was measured."""
     target, toolchain = search.libraries.target, search.libraries.toolchain
     device, toolkit = target.name, ""
     if target.device == "cuda":
         device = nvidia_devices().found[0].name
         toolkit = records.toolkit_name(toolchain.compiler("cuda").version)
-    about = {"device": device, "arch": target.isas[0], "toolkit": toolkit}
-    about |= {"date": date.today().isoformat(), "times": f"of all of {what}"}
-    records.store(path, about, digests, measured)
+    return {
+        "device": device,
+        "arch": target.isas[0],
+        "toolkit": toolkit,
+        "date": date.today().isoformat(),
+        "kernels": {s.choice.kernel: records.kernel_digest(s.choice.headers) for s in every},
+    }
 
 
 def prepare(
@@ -297,8 +307,11 @@ def measure(given: argparse.Namespace, folder: Path) -> int:
     search, machine = prepare(given, options, folder)
     every = sites(search.libraries.selection.calls, given.batch, given.only, given.every)
     what = f"{given.model} {options.dtype.value}, batch {given.batch}"
+    about = about_records(search, every)
     report: dict[str, Any] = {"what": what, "target": options.target, "machine": machine}
+    report["record"] = about
     output: Path = given.output
+    record: Path = given.record or output.with_name(f"{output.stem}-record.json")
     output.parent.mkdir(parents=True, exist_ok=True)
 
     def elapsed() -> float:
@@ -309,7 +322,7 @@ def measure(given: argparse.Namespace, folder: Path) -> int:
         report["left_out"] = [site.choice.key for site in every[len(search.results) :]]
         report["seconds"] = elapsed()
         output.write_text(json.dumps(report, indent=1))
-        save_record(search, output.with_name(f"{output.stem}-record.json"), every, what)
+        save_record(search.results, record, about, given.calls)
 
     print(f"{what}: {len(every)} choices; {elapsed()} s", flush=True)
     slowest = 0.0
@@ -333,7 +346,7 @@ def measure(given: argparse.Namespace, folder: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("model", help="timm model name")
+    parser.add_argument("model", help="timm model name, or an output of before")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", default="float16")
     parser.add_argument("--target", default="cuda:sm_90a")
@@ -349,8 +362,17 @@ def main() -> int:
         help="of the compiler, with which the default is timed, too: --flags=-DVITC_OVERLAP=0",
     )
     parser.add_argument("--output", type=Path, default=Path("in_model.json"))
+    parser.add_argument("--record", type=Path, help="record file to add to")
+    parser.add_argument("--calls", type=int, default=1, help="of a choice, at least, to record it")
+    given = parser.parse_args()
+    if given.model.endswith(".json"):
+        report = json.loads(Path(given.model).read_text())
+        save_record(
+            [Result(**r) for r in report["choices"]], given.record, report["record"], given.calls
+        )
+        return 0
     with tempfile.TemporaryDirectory(prefix="vitc-in-model-") as folder:
-        return measure(parser.parse_args(), Path(folder))
+        return measure(given, Path(folder))
 
 
 if __name__ == "__main__":

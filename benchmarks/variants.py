@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitc.codegen.build import build_library
-from vitc.codegen.kernel import KernelCall, Rendered, Target
+from vitc.codegen.kernel import KernelCall, OtherTarget, Rendered, Target
 from vitc.codegen.library import LINK_FLAGS, library_source
 from vitc.codegen.memory import plan_memory
 from vitc.codegen.records import Choice
@@ -24,7 +24,6 @@ from vitc.compiler import toolchain_of
 from vitc.ir.graph import Graph
 from vitc.ir.op import Array
 from vitc.ir.recipes import evaluate_graph
-from vitc.ir.types import DType
 from vitc.options import CompileOptions
 from vitc.runtime.artifact import PAGE, Footer, external_weights, read_footer, write_library
 
@@ -75,33 +74,25 @@ def sites(
     return sorted(made, key=lambda site: -site.work)
 
 
-class Told(Target):
+class Told(OtherTarget):
     """A target of one architecture whose kernels are told their configurations. names: by key of
     the choice. flags: for the compiler, behind those that kernels have.
     """
 
     def __init__(self, target: Target, batch: int, names: Names, flags: Sequence[str]) -> None:
-        self.name, self.isas, self.dtypes = target.name, target.isas, target.dtypes
-        self.stats_width, self.device = target.stats_width, target.device
-        self.kernels = target.kernels
-        self._target, self._batch, self._names = target, batch, names
+        super().__init__(target)
+        self._batch, self._names = batch, names
         self._flags = tuple(flags)
 
     def render(self, call: KernelCall) -> Mapping[str, Rendered]:
         choice = call.kernel.choice(call, self._batch)
         if choice is None or choice.key not in self._names:
-            return self._target.render(call)
+            return super().render(call)
         return {self.isas[0]: call.kernel.render_choice(call, self._names[choice.key])}
 
     def source(self, name: str, isa: str, text: str) -> Source:
-        made = self._target.source(name, isa, text)
+        made = super().source(name, isa, text)
         return Source(made.name, made.text, (*made.flags, *self._flags), made.language)
-
-    def model_source(self, text: str) -> Source:
-        return self._target.model_source(text)
-
-    def io_dtype(self, dtype: DType) -> DType:
-        return self._target.io_dtype(dtype)
 
 
 class Libraries:

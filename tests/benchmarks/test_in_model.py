@@ -134,6 +134,14 @@ def test_the_fastest_is_kept_and_recorded(
     record = output.with_name("found-record.json")
     (entry,) = records.read(record)["problems"]
     assert (entry["problem"], list(entry["us"])) == (first["problem"], [names[1], names[0]])
-    assert records.read(record)["times"] == "of all of x float16, batch 2"
+    assert records.read(record)["times"] == "of whole models"
+    again = tmp_path / "again.json"
+    monkeypatch.setattr(sys, "argv", ["in_model.py", str(output), "--record", str(again)])
+    assert script.main() == 0
+    assert again.read_text() == record.read_text()
+    again.unlink()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--calls", str(first["calls"] + 1)])
+    assert script.main() == 0
+    assert not again.exists()
     monkeypatch.setattr(records, "user_files", lambda _: [record])
     assert script.sites([call], 2)[0].default == names[1]

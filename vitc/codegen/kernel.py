@@ -160,3 +160,25 @@ class Target(ABC):
     @abstractmethod
     def io_dtype(self, dtype: DType) -> DType:
         """The default dtype of inputs and outputs for a compute dtype."""
+
+
+class OtherTarget(Target):
+    """Another target in all but what a subclass changes."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.name, self.isas, self.dtypes = target.name, target.isas, target.dtypes
+        self.stats_width, self.kernels = target.stats_width, target.kernels
+        self.device = target.device
+
+    def render(self, call: KernelCall) -> Mapping[str, Rendered]:
+        return self._target.render(call)
+
+    def source(self, name: str, isa: str, text: str) -> Source:
+        return self._target.source(name, isa, text)
+
+    def model_source(self, text: str) -> Source:
+        return self._target.model_source(text)
+
+    def io_dtype(self, dtype: DType) -> DType:
+        return self._target.io_dtype(dtype)

@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitc.codegen.kernel import KernelCall, Rendered, Site, Target
+from vitc.codegen.kernel import KernelCall, OtherTarget, Rendered, Site, Target
 from vitc.codegen.records import Choice
-from vitc.codegen.sources import Source
 from vitc.codegen.toolchain import Toolchain
 from vitc.compiler import build_graph
 from vitc.ir.builder import Builder, Value
@@ -140,35 +139,25 @@ def _with_batch_first(type_: TensorType) -> TensorType:
     return type_
 
 
-class _Fixed(Target):
+class _Fixed(OtherTarget):
     """A target of one architecture that is told the configuration at each node of one kernel."""
 
     def __init__(self, target: Target, call: KernelCall, names: Mapping[str, str]) -> None:
-        self.name, self.isas, self.dtypes = target.name, target.isas, target.dtypes
-        self.stats_width, self.device = target.stats_width, target.device
+        super().__init__(target)
         self.kernels = (call.kernel, *target.kernels)
-        self._target, self._call, self._names = target, call, names
+        self._call, self._names = call, names
         self._rendered: dict[str, Rendered] = {}
 
     def render(self, call: KernelCall) -> Mapping[str, Rendered]:
         name = self._names.get(call.node.output)
         if name is None:  # a copy of the result
-            return self._target.render(call)
+            return super().render(call)
         views, tuned = ([x.is_dense for x in (*c.inputs, *c.outputs)] for c in (call, self._call))
         assert call.kernel is self._call.kernel, call
         assert views == tuned, call  # else a copy of its own is among the steps
         if name not in self._rendered:  # the copies differ in their arguments alone
             self._rendered[name] = call.kernel.render_choice(call, name)
         return {self.isas[0]: self._rendered[name]}
-
-    def source(self, name: str, isa: str, text: str) -> Source:
-        return self._target.source(name, isa, text)
-
-    def model_source(self, text: str) -> Source:
-        return self._target.model_source(text)
-
-    def io_dtype(self, dtype: DType) -> DType:
-        return self._target.io_dtype(dtype)
 
 
 def _operand(port: Port | PortInfo) -> str:

@@ -9,6 +9,8 @@ from kernels.gpu.attention_cases import reference
 from kernels.gpu.case import CPP, Case, compare, draw, poison
 from numpy.typing import NDArray
 
+SHAPES: dict[str, tuple[tuple[int, ...], int, int]] = {}  # tile, batch and heads of each case
+
 
 def attention(
     name: str,
@@ -60,6 +62,7 @@ extern "C" int @run@(void* const* args, const int64_t*) {{
     def check(arrays: Sequence[NDArray]) -> None:
         compare(arrays[1], want, dtype, exact=exact, factor=2)
 
+    SHAPES[name] = tile, batch, heads
     out = poison((batch, queries, heads, d), dtype)
     return Case(name, text, [qkv, out], check, header="vitc/gpu/sm90/attention.cuh", held=(0, 1))
 
