@@ -29,8 +29,8 @@ _MOST = 6  # tiles that a tuner tries beside the portable ones
 
 class Sm90GatherGemm(GpuGemm):
     """Tiles of Hopper's own, and behind them the portable GEMM's for the tuner. The first by the
-    cost model was the faster on the card for patches of all sizes measured (benchmarks/h100/log.md);
-    other rows, such as LeViT's subsampled queries, were not measured.
+    cost model was the faster on the card for patches of all sizes measured; other rows, such as
+    LeViT's subsampled queries, were not measured (benchmarks/h100/log.md).
     """
 
     name: ClassVar[str] = "gather_gemm"
