@@ -9,7 +9,7 @@
 #include "vitc/emu/launch.h"
 #include "vitc/emu/mbarrier.h"
 #include "vitc/emu/registers.h"
-#include "vitc/emu/tensor_copy.h"
+#include "vitc/emu/tensor_store.h"
 #include "vitc/emu/wgmma.h"
 
 #define __grid_constant__
@@ -105,6 +105,14 @@ inline void copy_bytes(void* target, const void* source, int bytes, uint64_t* ba
                        Site site = Site::here()) {
   emu::bulk_copy(target, source, bytes, barrier, site);
 }
+inline void store_tile(const emu::TensorMap* map, int k, int row, const void* source,
+                       Site site = Site::here()) {
+  const int32_t first[2] = {k, row};
+  emu::tensor_store(map, first, 2, source, site);
+}
+inline void stores_commit() {}
+template <int kLeft>
+void stores_wait_read() {}
 inline void prefetch_bytes(const void* address, int bytes, Site site = Site::here()) {
   emu::check_aligned("bulk prefetch", address, 16, site);
   if (bytes <= 0 || bytes % 16 != 0) emu::fail(site, "bulk prefetch of %d bytes", bytes);
