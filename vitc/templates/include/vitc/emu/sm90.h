@@ -110,9 +110,11 @@ inline void store_tile(const emu::TensorMap* map, int k, int row, const void* so
   const int32_t first[2] = {k, row};
   emu::tensor_store(map, first, 2, source, site);
 }
-inline void stores_commit() {}
+inline void stores_commit() { emu::stores_commit(); }
 template <int kLeft>
-void stores_wait_read() {}
+void stores_wait_read(Site site = Site::here()) {
+  emu::stores_wait_read(kLeft, site);
+}
 inline void prefetch_bytes(const void* address, int bytes, Site site = Site::here()) {
   emu::check_aligned("bulk prefetch", address, 16, site);
   if (bytes <= 0 || bytes % 16 != 0) emu::fail(site, "bulk prefetch of %d bytes", bytes);
