@@ -78,4 +78,11 @@ CASES = [
     attention("units of five tiles", (300, 64, 32, 64, 1, 4, 2), 4, 2),
     attention("one query", (1, 50, 72, 64, 1, 2, 2), 3, 2, "bfloat16"),
     attention("ViT's, scores far apart", (197, 197, 64, 112, 4, 6, 3), 3, 3, far=True),
+    # Rows behind the last tile of 64: one, a warp's 16, one more, all but one, none.
+    attention("a row left", (65, 101, 48, 64, 3, 6, 3), 3, 2, "bfloat16"),
+    attention("16 rows left, mean of values", (80, 64, 64, 64, 1, 3, 3), 5, 2, low=True),
+    attention("17 rows left", (145, 145, 64, 80, 4, 6, 3), 2, 2),
+    attention("63 rows left", (127, 127, 64, 64, 4, 6, 3), 2, 2),
+    attention("no row left", (128, 128, 64, 64, 4, 6, 3), 2, 2),
+    attention("5 rows left, blocks come anew", (261, 261, 80, 96, 2, 4, 2), 2, 2),
 ]
