@@ -182,31 +182,3 @@ def test_attention_compiles(
     assert "UTMALDG.4D" in sass
     assert set(re.findall(r"\bSTG\.E\S*", sass)) == {"STG.E.128"}
     assert "LDL" not in sass
-
-
-STORES = """
-#include "vitc/gpu/sm90/tma.h"
-using namespace vitc::gpu;
-using namespace vitc::gpu::sm90;
-VITC_KERNEL(32, 1) kernel(const __grid_constant__ TensorMap map, int row) {
-  char* tile = dynamic_shared<char>();
-  store<8>(reinterpret_cast<half*>(tile) + thread() * 8, {});
-  proxy_fence();
-  sync_warp();
-  if (thread() != 0) return;
-  store_tile(&map, 64, row, tile);
-  stores_commit();
-  store_tile(&map, 128, row, tile);
-  stores_commit();
-  stores_wait_read<1>();
-  stores_wait_read<0>();
-}
-"""
-
-
-def test_tensor_stores_compile(cuda_toolchain: Toolchain, tmp_path: Path) -> None:
-    sass = machine_code(STORES, cuda_toolchain, tmp_path)
-    steps = re.findall(r"FENCE\.VIEW\.ASYNC|UTMASTG\.2D|UTMACMDFLUSH|DEPBAR\.LE SB0, 0x\d", sass)
-    store = ["UTMASTG.2D", "UTMACMDFLUSH"]
-    waits = ["DEPBAR.LE SB0, 0x1", "DEPBAR.LE SB0, 0x0"]
-    assert steps == ["FENCE.VIEW.ASYNC", *store, *store, *waits]

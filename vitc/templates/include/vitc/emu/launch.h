@@ -33,7 +33,6 @@ inline void fibre_entry() {
     fail(m.current->products[0].site, "exit with %zu products not waited for, the first",
          m.current->products.size());
   }
-  check_stores_read();
   --m.current->block->running;
   stop(State::exited, "exit", nullptr, Site{});
   __builtin_unreachable();
@@ -43,7 +42,6 @@ inline void fibre_entry() {
 inline void begin_cluster(unsigned index, size_t shared_bytes) {
   Machine& m = *machine;
   m.tensor_copies.clear();
-  m.stores.clear();
   m.barrier_inits.clear();
   m.met = m.cluster == 1;
   for (unsigned rank = 0; rank < m.cluster; ++rank) {
@@ -153,7 +151,6 @@ int launch(const char* kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const
   m.failed = false;
   m.fault_code = nullptr;
   m.turns = 0;
-  m.unwritten.clear();
 
   unsigned clusters = unsigned(grid.count() / cluster);
   std::unique_ptr<unsigned[]> order(new unsigned[clusters]);
@@ -164,7 +161,6 @@ int launch(const char* kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const
     for (unsigned i = 0; i < clusters && !m.failed; ++i) run_cluster(order[i], shared_bytes);
   }
   device_memory.let_go();
-  if (!m.failed) write_late();
   last_statistics = m.statistics;
   if (!m.failed) return kLaunchOk;
   append_fault_line();

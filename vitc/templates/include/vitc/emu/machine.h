@@ -33,7 +33,7 @@ struct Dim3 {
   constexpr uint64_t count() const { return uint64_t(x) * y * z; }
 };
 
-enum class State { ready, at_warp, at_block, at_phase, at_products, at_stores, at_cluster, exited };
+enum class State { ready, at_warp, at_block, at_phase, at_products, at_cluster, exited };
 
 struct Thread {
   void* stack_pointer = nullptr;
@@ -48,10 +48,9 @@ struct Thread {
   std::vector<PendingCopy> copies;
   unsigned copy_group = 0;
 
-  unsigned waits = 0;                 // for mbarriers and stores, since its warp met
+  unsigned waits = 0;                 // for mbarriers, since its warp met
   uint64_t* phase_barrier = nullptr;  // mbarrier that it waits for, and the parity
   unsigned parity = 0;
-  unsigned store_group = 0, stores_left = 0;
   std::vector<PendingProduct> products;
   std::vector<Accumulator> accumulators;
   unsigned product_group = 0, products_pending = 0;
@@ -95,8 +94,6 @@ struct Machine {
   void* host_stack_pointer = nullptr;
   FibreStacks stacks;
   std::vector<PendingTensorCopy> tensor_copies;
-  std::vector<PendingStore> stores;     // whose sources may not have been read
-  std::vector<PendingStore> unwritten;  // of the launch
   std::vector<BarrierInit> barrier_inits;
   uint32_t fences = 0;  // fence.proxy.async so far
   std::unique_ptr<char[]> product_memory;

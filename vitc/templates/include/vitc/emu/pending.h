@@ -1,5 +1,5 @@
 // Asynchronous work that a kernel has issued and that has not been done: it is done as late as its
-// waits allow (async_copy.h, tensor_copy.h, tensor_store.h, wgmma.h).
+// waits allow (async_copy.h, tensor_copy.h, wgmma.h).
 #pragma once
 
 #include <cstdint>
@@ -32,17 +32,6 @@ struct PendingTensorCopy {  // cp.async.bulk.tensor, to one block
   char* target;
   uint64_t* barrier;
   Site site;
-};
-
-struct PendingStore {  // cp.async.bulk.tensor to global memory, of a thread
-  TensorMap map;
-  int32_t first[TensorMap::kMostRank];
-  const Thread* thread;
-  const char* source;
-  uint32_t address;  // of the source
-  unsigned group;
-  Site site;
-  std::vector<char> bytes;  // of the source at the issue
 };
 
 struct PendingProduct {  // wgmma.mma_async, one thread's part

@@ -30,19 +30,9 @@ inline void proxy_fence() {
   barrier_fence();
 }
 
-// What is about to be overwritten, asynchronous operations must have read. Tensor stores have when
-// their thread has waited for them. Products of a warpgroup are done for all its warps at once
-// here. On a card each warp waits for its own: until it goes on, its products may still read what
-// another one now writes.
+// Products of a warpgroup are done for all its warps at once here. On a card each warp waits for
+// its own: until it goes on, its products may still read what another one now writes.
 inline void check_reads(const Block& block, const void* address, size_t bytes, Site site) {
-  const auto* at = static_cast<const char*>(address);
-  for (const PendingStore& store : machine->stores) {
-    if (at + bytes <= store.source || at >= store.source + store.bytes.size()) continue;
-    fail(site,
-         "write of %zu bytes to shared offset %zu, which a tensor store of thread %u may still "
-         "read (%s:%d)",
-         bytes, block.shared.offset(address), store.thread->id, store.site.file, store.site.line);
-  }
   if (block.resuming == 0) return;
   const size_t begin = block.shared.offset(address);
   for (const Read& read : block.reads) {

@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "vitc/emu/barrier.h"
-#include "vitc/emu/tensor_store.h"
 #include "vitc/emu/wgmma.h"
 
 namespace vitc::emu {
@@ -43,9 +42,8 @@ inline bool run_warp(Block& block, unsigned warp) {
     }
     if (waiting == nullptr) return true;
     for (unsigned i = 0; i < count; ++i) {
-      const State state = lane[i].state;  // the others wait for it, if not at a collective
-      if (state == State::at_phase || state == State::at_stores) return true;
-      if (state == State::ready) return true;
+      // The others wait for it.
+      if (lane[i].state == State::at_phase || lane[i].state == State::ready) return true;
     }
     void* operands[kWarp];
     for (unsigned i = 0; i < count; ++i) {
@@ -103,7 +101,7 @@ inline bool check_whole(const Thread& thread) {
   if (first.state == State::exited || thread.waits == first.waits) return true;
   fail_block(&thread, thread.site,
              "cluster barrier in a divergent warp: thread %u has waited %u "
-             "times for mbarriers or stores, thread %u %u times, and no sync_warp() since",
+             "times for an mbarrier, thread %u %u times, and no sync_warp() since",
              first.id, first.waits, thread.id, thread.waits);
   return false;
 }
@@ -183,9 +181,9 @@ inline bool advance(bool* done) {
   bool ready = false;  // some are held: now and then what they could still touch lands before
   for (const Thread& t : m.threads) ready = ready || t.state == State::ready;
   if (!progress && ready && !m.schedule.early(++m.turns)) return true;
-  bool (*const work[])(bool*) = {land_awaited, finish_awaited, read_awaited};
-  for (int step = 0; step < 3 && !progress; ++step) {
-    if (!work[m.schedule.newest_first() ? 2 - step : step](&progress)) return false;
+  for (int step = 0; step < 2 && !progress; ++step) {
+    const bool products = (step == 1) != m.schedule.newest_first();
+    if (!(products ? finish_awaited(&progress) : land_awaited(&progress))) return false;
   }
   if (!progress && !ready) report_deadlock();
   return progress || ready;

@@ -56,11 +56,6 @@ class Schedule {
   // Which of several pending copies lands first, and whether products are done before copies land.
   bool newest_first() const { return order_ == Order::reverse; }
 
-  // Whether a tensor store writes device memory at once, and not when the grid has ended.
-  bool stores_at_once(uint32_t turn) const {
-    return order_ == Order::reverse || (random() && early(turn));
-  }
-
   bool random() const { return order_ == Order::random; }
 
  private:

@@ -9,7 +9,7 @@
 #include "vitc/emu/launch.h"
 #include "vitc/emu/mbarrier.h"
 #include "vitc/emu/registers.h"
-#include "vitc/emu/tensor_store.h"
+#include "vitc/emu/tensor_copy.h"
 #include "vitc/emu/wgmma.h"
 
 #define __grid_constant__
@@ -104,16 +104,6 @@ inline void copy_weights(void* target, const emu::TensorMap* map, int k, int gro
 inline void copy_bytes(void* target, const void* source, int bytes, uint64_t* barrier,
                        Site site = Site::here()) {
   emu::bulk_copy(target, source, bytes, barrier, site);
-}
-inline void store_tile(const emu::TensorMap* map, int k, int row, const void* source,
-                       Site site = Site::here()) {
-  const int32_t first[2] = {k, row};
-  emu::tensor_store(map, first, 2, source, site);
-}
-inline void stores_commit() { emu::stores_commit(); }
-template <int kLeft>
-void stores_wait_read(Site site = Site::here()) {
-  emu::stores_wait_read(kLeft, site);
 }
 inline void prefetch_bytes(const void* address, int bytes, Site site = Site::here()) {
   emu::check_aligned("bulk prefetch", address, 16, site);

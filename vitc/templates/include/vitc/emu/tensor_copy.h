@@ -16,9 +16,10 @@ inline uint32_t swizzled(uint32_t address, uint32_t span) {
   return address ^ ((address >> 7 & (span / 16 - 1)) << 4);
 }
 
-// Calls visit(place in the box's dense layout, place in the tensor or null) for each element.
+// Calls visit(place in the box's dense layout, source or null, bytes) for each 16 bytes of the box.
 template <class Visit>
-void visit_box(const TensorMap& map, const int32_t* first, const Visit& visit) {
+void visit_box(const PendingTensorCopy& copy, const Visit& visit) {
+  const TensorMap& map = copy.map;
   unsigned row_bytes = map.box[0] * map.element_bytes;
   unsigned rows = map.box_bytes() / row_bytes;
   for (unsigned row = 0; row < rows; ++row) {
@@ -26,13 +27,13 @@ void visit_box(const TensorMap& map, const int32_t* first, const Visit& visit) {
     const char* from = map.data;
     bool inside = true;
     for (unsigned i = 1; i < map.rank; ++i) {
-      int64_t at = int64_t(first[i]) + rest % map.box[i];
+      int64_t at = int64_t(copy.first[i]) + rest % map.box[i];
       rest /= map.box[i];
       inside = inside && at >= 0 && at <= int64_t(map.last[i]);
       from += at * int64_t(map.pitch[i - 1]);
     }
     for (unsigned byte = 0; byte < row_bytes; byte += map.element_bytes) {
-      int64_t at = int64_t(first[0]) + byte / map.element_bytes;
+      int64_t at = int64_t(copy.first[0]) + byte / map.element_bytes;
       bool there = inside && at >= 0 && at <= int64_t(map.last[0]);
       visit(row * row_bytes + byte, there ? from + at * map.element_bytes : nullptr);
     }
@@ -47,7 +48,7 @@ inline bool land(const PendingTensorCopy& copy) {
   }
   char* memory = block->shared.dynamic();
   uint32_t start = kSharedBase + uint32_t(copy.target - memory);
-  visit_box(copy.map, copy.first, [&](unsigned place, const char* from) {
+  visit_box(copy, [&](unsigned place, const char* from) {
     char* to = memory + (swizzled(start + place, copy.map.span) - kSharedBase);
     if (from != nullptr) {
       std::memcpy(to, from, copy.map.element_bytes);
@@ -67,28 +68,25 @@ inline bool land(const PendingTensorCopy& copy) {
 }
 
 // Touches the tensor's ends, so that one that does not lie in device memory faults at the issue.
-inline void check_tensor(const TensorMap& map, const int32_t* first) {
-  visit_box(map, first, [](unsigned, const char* at) {
-    if (at != nullptr) (void)*static_cast<const volatile char*>(at);
+inline void check_source(const PendingTensorCopy& copy) {
+  visit_box(copy, [](unsigned, const char* from) {
+    if (from != nullptr) (void)*static_cast<const volatile char*>(from);
   });
-}
-
-inline void check_map(const char* what, const TensorMap* map, unsigned rank, Site site) {
-  if (map->encoded == TensorMap::kEncoded && map->rank == rank) return;
-  fail(site, "%s of rank %u through no tensor map, or one of another rank", what, rank);
 }
 
 // To the place of `target` in every block of the cluster whose bit is set in `blocks`.
 inline void tensor_copy(void* target, const TensorMap* map, const int32_t* first, unsigned rank,
                         uint64_t* barrier, unsigned blocks, Site site) {
   Machine& m = *machine;
-  check_map("tensor copy", map, rank, site);
+  if (map->encoded != TensorMap::kEncoded || map->rank != rank) {
+    fail(site, "tensor copy of rank %u through no tensor map, or one of another rank", rank);
+  }
   check_aligned("tensor copy", target, 128, site);
   check_shared("tensor copy", target, map->box_bytes(), site);
   check_barrier(barrier, site);
   PendingTensorCopy copy{*map, {}, nullptr, nullptr, site};
   for (unsigned i = 0; i < rank; ++i) copy.first[i] = first[i];
-  check_tensor(copy.map, copy.first);
+  check_source(copy);
   if (blocks == 0 || blocks >> m.cluster != 0) {
     fail(site, "tensor copy to blocks 0x%x of a cluster of %u", blocks, m.cluster);
   }
@@ -116,7 +114,7 @@ inline void bulk_copy(void* target, const void* source, int bytes, uint64_t* bar
   row.last[0] = uint32_t(bytes) / 16 - 1;
   row.box[0] = uint16_t(bytes / 16);
   PendingTensorCopy copy{row, {}, static_cast<char*>(target), barrier, site};
-  check_tensor(copy.map, copy.first);
+  check_source(copy);
   check_init(barrier, site);
   overwrite(*machine->here, copy.target, size_t(bytes), "bulk copy", site);
   machine->tensor_copies.push_back(copy);

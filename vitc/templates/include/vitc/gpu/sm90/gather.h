@@ -1,4 +1,5 @@
-// What a product needs whose W does not come as tile.h wants it: unpacked.
+// What a product needs whose operands do not come as tile.h wants them: W unpacked, and tiles of A
+// that threads fill by cp.async.
 #pragma once
 
 #include "vitc/gpu/sm90/tile.h"
@@ -6,6 +7,11 @@
 namespace vitc::gpu::sm90 {
 
 #if !defined(VITC_EMULATE)  // else vitc/emu/sm90.h has them
+// What this thread has written to shared memory, or knows to be written, comes before the
+// asynchronous operations that follow, here or behind a barrier. wgmma and tensor copies reach
+// memory by another way, the async proxy, than stores and cp.async, the generic proxy; only their
+// own completion orders the two without a fence (PTX ISA, "Async Proxy", "membar, fence").
+VITC_DEVICE void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Copies rows of W from the first of column group `group` on, as encode_weights() describes them.
 VITC_DEVICE void copy_weights(void* target, const TensorMap* map, int k, int group,
                               Barrier* barrier) {

@@ -1,5 +1,5 @@
 // The tensor memory accelerator: copies of matrix tiles from global to shared memory by one thread,
-// with zeros for what lies outside of the matrix, and back.
+// with zeros for what lies outside of the matrix.
 //
 // Tiles are 64 elements of 16 bits wide, so that a row is one 128-byte line, and 128-byte swizzled:
 // the 16-byte chunk c of row r lies at chunk c ^ (r % 8). That is the layout wgmma reads without
@@ -51,28 +51,6 @@ VITC_DEVICE void copy_head(void* target, const TensorMap* map, int column, int r
       " [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(target)),
       "l"(map), "r"(column), "r"(row), "r"(head), "r"(batch), "r"(shared_address(barrier))
       : "memory");
-}
-// What this thread has written to shared memory, or knows to be written, comes before the
-// asynchronous operations that follow, here or behind a barrier. wgmma and tensor copies reach
-// memory by another way, the async proxy, than stores and cp.async, the generic proxy; only their
-// own completion orders the two without a fence (PTX ISA, "Async Proxy", "membar, fence").
-VITC_DEVICE void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-// Copies the tile at `source`, laid out as copy_tile() leaves it, to the one whose first element is
-// (row, k), without what lies outside of the matrix. Reads `source` until stores_wait_read(), which
-// this thread waits for before it exits; what others wrote there they have fenced (proxy_fence).
-VITC_DEVICE void store_tile(const TensorMap* map, int k, int row, const void* source) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
-      "r"(k), "r"(row), "r"(shared_address(source))
-      : "memory");
-}
-// This thread's stores since the last commit are a group.
-VITC_DEVICE void stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// The sources of all but this thread's last kLeft groups have been read and may be overwritten. The
-// matrix may have been written only when the kernel has ended.
-template <int kLeft>
-VITC_DEVICE void stores_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kLeft) : "memory");
 }
 // Brings `bytes` bytes, a multiple of 16 as the address is, to L2.
 VITC_DEVICE void prefetch_bytes(const void* address, int bytes) {
