@@ -73,8 +73,11 @@ def emitting(width: int, columns: int, *, sums: bool) -> str:
     """Members of a functor by which statistics go to `stats`."""
     return f"""  using Statistics = gpu::{"SquaresAndSum" if sums else "Squares"};
   float* stats;
+  VITC_DEVICE float* statistics_at(int m, int slice) const {{
+    return stats + (m * {-(-columns // width)} + slice) * Statistics::kNumbers;
+  }}
   VITC_DEVICE void statistics(int m, int slice, const Statistics& s) const {{
-    s.write(stats + (m * {-(-columns // width)} + slice) * Statistics::kNumbers);
+    s.write(statistics_at(m, slice));
   }}"""
 
 

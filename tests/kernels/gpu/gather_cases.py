@@ -83,8 +83,11 @@ struct Epilogue {{
     visit(table + row % {p.period} * {n} + column);
   }}
   VITC_DEVICE float row_scale(int) const {{ return 1; }}
+  VITC_DEVICE float* statistics_at(int row, int slice) const {{
+    return squares + row * {n // 32} + slice;
+  }}
   VITC_DEVICE void statistics(int row, int slice, const Statistics& s) const {{
-    s.write(squares + row * {n // 32} + slice);
+    s.write(statistics_at(row, slice));
   }}
   template <int V>
   VITC_DEVICE void steps(int row, int column, float (&v)[V], float) const {{

@@ -182,6 +182,62 @@ VITC_DEVICE void read_scales(float (&scales)[Sums::kBlocks * 2], const float* ro
   }
 }
 
+// Statistics of a tile's slices of kSlice columns for one row, which four lanes share. What they
+// leave lies side by side and is stored at once: a slice at a time, each store would be 4 bytes of
+// a sector that L2 has to merge.
+template <int kN, int kSlice, int kColumns, class Epilogue>
+struct SliceStatistics {
+  using Statistics = typename Epilogue::Statistics;
+  static constexpr int kEach = Statistics::kNumbers, kLanes = 4;
+  static constexpr int kNumbers = kColumns / kSlice * kEach;
+  static constexpr int kRowNumbers = divide_up(kN, kSlice) * kEach;
+  static constexpr bool kPairs = kNumbers % 2 == 0 && kRowNumbers % 2 == 0;
+  static constexpr bool kQuads = kNumbers % 4 == 0 && kRowNumbers % 4 == 0;
+  static constexpr int kWide = kQuads && kNumbers > 2 * kLanes ? 4
+                               : kPairs && kNumbers > kLanes   ? 2
+                                                               : 1;
+  static constexpr int kPieces = kNumbers / kWide;
+  static_assert(kEach == 0 || (kSlice % kColumnGroup == 0 && kColumns % kSlice == 0));
+
+  Statistics running;
+  float numbers[kEach > 0 ? kNumbers : 1];
+
+  template <int V>
+  VITC_DEVICE void add(const float (&v)[V]) {
+    running.add(v);
+  }
+  // Slice `i` of the tile has been added.
+  VITC_DEVICE void next(int i) {
+    if constexpr (kEach > 0) {
+      running.template total<kLanes>().write(numbers + i * kEach);
+      running = {};
+    }
+  }
+  // Stores those of a row whose first slice of the tile is `first`.
+  VITC_DEVICE void store(int row, int first, const Epilogue& epilogue) const {
+    if constexpr (kEach > 0) {
+      const int mine = lane() % kLanes;
+      float* to = epilogue.statistics_at(row, first) + mine * kWide;
+      VITC_UNROLL
+      for (int p = 0; p < kPieces; p += kLanes) {
+        float piece[kWide];
+        VITC_UNROLL
+        for (int i = 0; i < kWide; ++i) {
+          piece[i] = numbers[p * kWide + i];
+          VITC_UNROLL
+          for (int l = 1; l < kLanes && p + l < kPieces; ++l) {
+            if (mine == l) piece[i] = numbers[(p + l) * kWide + i];
+          }
+        }
+        const bool inside =
+            p + mine < kPieces &&
+            (kN % kColumns == 0 || first * kEach + (p + mine) * kWide < kRowNumbers);
+        if (inside) gpu::store<kWide>(to + p * kWide, piece);
+      }
+    }
+  }
+};
+
 // Passes a warpgroup's tile through the epilogue. The rows of a column group go together, all loads
 // before the first store: an output may lie where an operand was read, so that the compiler could
 // not move a load before a store, and each would wait for memory alone. Rows past the end compute
@@ -193,10 +249,7 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
                            RowOperands<Sums, T, Epilogue>& next, const Epilogue& epilogue) {
   constexpr int kLines = Sums::kBlocks * 2;  // rows of a thread
   constexpr int kSliceGroups = kSlice / kColumnGroup;
-  using Statistics = typename Epilogue::Statistics;
-  constexpr bool kStatistics = Statistics::kNumbers > 0;
-  static_assert(!kStatistics || (kSlice % kColumnGroup == 0 && kColumns % kSlice == 0));
-  Statistics slices[kLines];
+  SliceStatistics<kN, kSlice, kColumns, Epilogue> statistics[kLines];
   VITC_UNROLL
   for (int group = 0; group < kColumns / kColumnGroup; ++group) {
     const int column = first_n + Sums::column(group);
@@ -221,19 +274,18 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
       VITC_UNROLL
       for (int i = 0; i < kLines; ++i) {
         if (row + Sums::row_of(i) < m) epilogue.store(row + Sums::row_of(i), column, v[i]);
-        slices[i].add(v[i]);
+        statistics[i].add(v[i]);
       }
     }
-    if constexpr (kStatistics) {
-      if ((group + 1) % kSliceGroups != 0) continue;
+    if ((group + 1) % kSliceGroups == 0) {
       VITC_UNROLL
-      for (int i = 0; i < kLines; ++i) {
-        const auto total = slices[i].template total<4>();  // of the four lanes that share the row
-        const int slice = first_n / kSlice + group / kSliceGroups, r = row + Sums::row_of(i);
-        if (lane() % 4 == 0 && r < m && slice * kSlice < kN) epilogue.statistics(r, slice, total);
-        slices[i] = {};
-      }
+      for (int i = 0; i < kLines; ++i) statistics[i].next(group / kSliceGroups);
     }
+  }
+  VITC_UNROLL
+  for (int i = 0; i < kLines; ++i) {
+    const int row = opaque(first_m) + Sums::row(i / 2, i % 2);
+    if (row < m) statistics[i].store(row, opaque(first_n) / kSlice, epilogue);
   }
 }
 
