@@ -41,7 +41,7 @@ def test_live_buffers_never_overlap(widths: list[int], residual: list[bool]) -> 
             apart = a.offset + a.bytes <= b.offset or b.offset + b.bytes <= a.offset
             assert apart or not together, (a, b)
     assert plan.lower_bound <= plan.bytes
-    assert all(buffer.offset % 64 == 0 for buffer in plan.buffers)
+    assert all(buffer.offset % 128 == 0 for buffer in plan.buffers)
 
 
 def test_a_chain_needs_its_two_largest_neighbours() -> None:

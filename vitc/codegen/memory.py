@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vitc.codegen.kernel import KernelCall
 
-ALIGNMENT = 64
+ALIGNMENT = 128  # bytes: a line of a GPU's L2 cache
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 from vitc.errors import WeightsError
 from vitc.runtime.dtypes import BY_SAFETENSORS, DTYPES
 
-ALIGNMENT = 64
+ALIGNMENT = 128  # bytes: a line of a GPU's L2 cache, so that rows of whole lines begin with one
 PADDING = "__padding_"
 _LENGTH_BYTES = 8
 CRC_BYTES = 4

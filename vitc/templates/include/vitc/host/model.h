@@ -59,7 +59,7 @@ class Model {
   }
 
  private:
-  static uint64_t aligned(uint64_t bytes) { return (bytes + 63) / 64 * 64; }
+  static uint64_t aligned(uint64_t bytes) { return (bytes + 127) / 128 * 128; }  // a line of L2
 
   int32_t find(const vitc_weight& given, int32_t position) const {
     if (given.name == nullptr || given.data == nullptr) {
