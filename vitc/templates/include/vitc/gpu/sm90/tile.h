@@ -241,13 +241,14 @@ struct SliceStatistics {
 // Passes a warpgroup's tile through the epilogue. The rows of a column group go together, all loads
 // before the first store: an output may lie where an operand was read, so that the compiler could
 // not move a load before a store, and each would wait for memory alone. Rows past the end compute
-// what the last row does, and are not stored.
-// Statistics speak of kSlice columns, which one tile has all of.
+// what the last row does, and are not stored. Of six rows go three at a time: there are no
+// registers for more. Statistics speak of kSlice columns, which one tile has all of.
 template <int kN, int kSlice, class Sums, int kColumns, class T, class Epilogue>
 VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
                            const float (&scales)[Sums::kBlocks * 2],
                            RowOperands<Sums, T, Epilogue>& next, const Epilogue& epilogue) {
   constexpr int kLines = Sums::kBlocks * 2;  // rows of a thread
+  constexpr int kAtOnce = kLines > 4 ? kLines / 2 : kLines;
   constexpr int kSliceGroups = kSlice / kColumnGroup;
   SliceStatistics<kN, kSlice, kColumns, Epilogue> statistics[kLines];
   VITC_UNROLL
@@ -260,21 +261,25 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
     if (group + 1 < kColumns / kColumnGroup)
       next.template load<kN>(m, first_m, first_n, group + 1, epilogue);
     if (kN % kColumns == 0 || column < kN) {
-      float v[kLines][kVector];
       VITC_UNROLL
-      for (int i = 0; i < kLines; ++i) {
-        sums.get(v[i], i / 2, i % 2, group);
-        const int clamped = minimum(row + Sums::row_of(i), m - 1);
-        if constexpr (RowOperands<Sums, T, Epilogue>::kAhead) {
-          epilogue.steps_with(clamped, column, v[i], scales[i], operands.v[i]);
-        } else {
-          epilogue.steps(clamped, column, v[i], scales[i]);
+      for (int first = 0; first < kLines; first += kAtOnce) {
+        float v[kAtOnce][kVector];
+        VITC_UNROLL
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int i = first + j, clamped = minimum(row + Sums::row_of(i), m - 1);
+          sums.get(v[j], i / 2, i % 2, group);
+          if constexpr (RowOperands<Sums, T, Epilogue>::kAhead) {
+            epilogue.steps_with(clamped, column, v[j], scales[i], operands.v[i]);
+          } else {
+            epilogue.steps(clamped, column, v[j], scales[i]);
+          }
         }
-      }
-      VITC_UNROLL
-      for (int i = 0; i < kLines; ++i) {
-        if (row + Sums::row_of(i) < m) epilogue.store(row + Sums::row_of(i), column, v[i]);
-        statistics[i].add(v[i]);
+        VITC_UNROLL
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int i = first + j;
+          if (row + Sums::row_of(i) < m) epilogue.store(row + Sums::row_of(i), column, v[j]);
+          statistics[i].add(v[j]);
+        }
       }
     }
     if ((group + 1) % kSliceGroups == 0) {
