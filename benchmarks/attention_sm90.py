@@ -7,8 +7,8 @@ Configurations are those of AttentionTile in vitc/gpu/sm90/attention.cuh: keys a
 query slots, consumer warpgroups. Each is compared with torch in float32 on the first eight images,
 must fill a poisoned output, give the same bits three times and after hundreds of overlapping calls,
 and is then timed: a CUDA graph of calls over rotating inputs, contenders in turn, the median of
-seven rounds. TF/s count 4 B H N^2 d. --warm: one set of inputs, which stays in L2 as far as it fits,
-as what the QKV product has just left does in a model; else they come from memory.
+seven rounds. TF/s count 4 B H N^2 d. --warm: one set of inputs, which stays in L2 as far as it
+fits, as what the QKV product has just left does in a model; else they come from memory.
 """
 
 from __future__ import annotations
