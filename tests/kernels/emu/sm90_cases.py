@@ -23,6 +23,10 @@ SPLIT = {
     "three parts": "SplitTile<T, 32, 3, 3>",
     "two groups": "SplitTile<T, 96, 2, 2, 2>",
     "two groups, one part": "SplitTile<T, 64, 2, 1, 2>",
+    "four parts": "SplitTile<T, 128, 2, 4>",
+    "two groups, four parts": "SplitTile<T, 96, 2, 4, 2>",
+    "eight parts": "SplitTile<T, 64, 2, 8, 2>",
+    "two groups, three parts": "SplitTile<T, 256, 2, 3, 2>",
 }
 
 
@@ -115,7 +119,7 @@ extern "C" int @run@(void* const* args, const int64_t* sizes) {{
 
 CASES = [
     *(gemm(tile, m, 96, 136, sums=m > 1) for tile in LARGE for m in (1, 300)),
-    *(gemm(tile, m, 96, 328, sums=m > 1) for tile in SPLIT for m in (1, 75)),
+    *(gemm(tile, m, 96, 520, sums=m > 1) for tile in SPLIT for m in (1, 75)),
     gemm("ping-pong", 64 * 9, 72, 64),
     gemm("cooperative", 200, 104, 200, exact=False),
     gemm("cluster", 520, 128, 192, "bfloat16", exact=False),
@@ -124,4 +128,6 @@ CASES = [
     gemm("two parts", 70, 104, 328, "bfloat16", exact=False),
     gemm("three parts", 70, 104, 328, exact=False, sums=True),
     *(gemm(tile, 150, 104, 200, ahead=True) for tile in ("tall", "cooperative", "one part")),
+    *(gemm(tile, 150, 104, 328, ahead=True) for tile in ("three parts", "two groups, four parts")),
+    gemm("eight parts", 133, 104, 520, "bfloat16", exact=False, sums=True),
 ]

@@ -149,17 +149,24 @@ def test_accesses_wait_for_the_kernel_before(schedule: str) -> None:
         FOLLOWS(2, schedule)
 
 
-# A block reads the other one's memory after the cluster's barrier (0), or before (1).
+# A block writes into the other one's memory after the cluster's barrier (0), or before (1), or
+# that one does not wait (2).
 REACH = Kernel(
     """
   float* values = dynamic_shared<float>();
+  Barrier* barrier = reinterpret_cast<Barrier*>(values + 4 * 128);
+  if (thread() == 0) {
+    barrier_init(barrier, 1);
+    barrier_init_done();
+    barrier_expect(barrier, 16 * 128);
+  }
+  sync_warp();
+  if (variant != 1) cluster_start();
   wait_for_previous_kernel();
-  values[thread()] = 1;
-  if (variant == 0) cluster_sync();
-  float v[4];
-  load_from(v, values + thread() / 4 * 4, cluster_rank() ^ 1);
-  cluster_sync();
-  if (cluster_rank() == 0) out[thread()] = v[0];
+  const float ones[4] = {1, 1, 1, 1};
+  send_to(ones, values + 4 * thread(), barrier, cluster_rank() ^ 1);
+  if (variant != 2) barrier_wait(barrier, 0);
+  if (cluster_rank() == 0) out[thread()] = values[4 * thread() + 3];
 """,
     cluster=2,
 )
@@ -169,3 +176,5 @@ def test_blocks_reach_each_other_behind_a_barrier() -> None:
     assert REACH(0) == 128
     with pytest.raises(EmulationError, match=r"block 1 of the cluster may not have begun"):
         REACH(1)
+    with pytest.raises(EmulationError, match=r"block \d of the cluster has exited"):
+        REACH(2)

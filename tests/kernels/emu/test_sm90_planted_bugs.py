@@ -14,6 +14,7 @@ CLUSTER = sm90_cases.gemm("cluster", 520, 96, 328)
 AHEAD = sm90_cases.gemm("tall", 150, 104, 200, ahead=True)
 PARTS = sm90_cases.gemm("three parts", 75, 96, 328)
 GROUPS = sm90_cases.gemm("two groups", 75, 96, 328)
+PARTS_AHEAD = sm90_cases.gemm("three parts", 150, 104, 328, ahead=True)
 ATTENTION = sm90_attention_cases.CASES[2]
 COME_ANEW = sm90_attention_cases.CASES[4]
 
@@ -97,8 +98,8 @@ BUGS = [
         "split gemm: sums over stages that other warps' products read",
         GROUPS,
         "sm90/split_gemm.cuh",
-        "    named_sync(1, Tile::kConsumers);",
-        "    ",
+        "named_sync(1, Tile::kConsumers);  // all warps' products have read the stages",
+        "",
         "may still read",
     ),
     Bug(
@@ -109,11 +110,78 @@ BUGS = [
         "const int group_row = 0;",
     ),
     Bug(
-        "split gemm: rows written by two blocks",
+        "split gemm: rows that the next tile has, too",
         PARTS,
         "sm90/split_gemm.cuh",
-        "y < kAtOnce && local < end &&",
-        "y < kAtOnce &&",
+        "minimum(int(Tile::kRows), m - first_m) - begin",
+        "m - first_m - begin",
+    ),
+    Bug(
+        "split gemm: sums to a block that may not have begun",
+        PARTS,
+        "sm90/split_gemm.cuh",
+        "    cluster_start();",
+        "    sync_block();",
+        "may not have begun",
+    ),
+    Bug(
+        "split gemm: sums counted at a barrier that the others may not see",
+        PARTS,
+        "sm90/split_gemm.cuh",
+        "let_next_kernel_start();",
+        "let_next_kernel_start();\n    barrier_init(received, 1);\n    barrier_expect(received, "
+        "maximum(share_rows, 0) * (Tile::kSplit - 1) * Tile::kColumns * 4);",
+        "no fence.mbarrier_init since",
+    ),
+    Bug(
+        "split gemm: sums of the others not waited for",
+        PARTS,
+        "sm90/split_gemm.cuh",
+        "barrier_wait(received, 0);",
+        "{}",
+    ),
+    Bug(
+        "split gemm: sums of one of two others waited for",
+        PARTS,
+        "sm90/split_gemm.cuh",
+        "* (Tile::kSplit - 1) * Tile::kColumns * 4",
+        "* Tile::kColumns * 4",
+    ),
+    Bug(
+        "split gemm: the block's own sums not waited for",
+        GROUPS,
+        "sm90/split_gemm.cuh",
+        "named_sync(1, Tile::kConsumers);  // the block's own part is there",
+        "",
+    ),
+    Bug(
+        "split gemm: sums sent to the next block",
+        PARTS,
+        "sm90/split_gemm.cuh",
+        "received, unsigned(owner))",
+        "received, unsigned(rank + 1) % Tile::kSplit)",
+    ),
+    Bug(
+        "split gemm: sums where another part's lie",
+        PARTS,
+        "sm90/split_gemm.cuh",
+        "sums_of<Tile>(memory, owner, rank)",
+        "sums_of<Tile>(memory, owner, rank + (rank != owner))",
+    ),
+    Bug(
+        "split gemm: halves change places for the writer only",
+        GROUPS,
+        "sm90/split_gemm.cuh",
+        "(local(turn) + x(turn) / kColumnGroup) & 1",
+        "local(turn) & 1",
+    ),
+    Bug(
+        "split gemm: residual past the end loaded ahead",
+        PARTS_AHEAD,
+        "sm90/split_gemm.cuh",
+        "minimum(y(turn), rows - 1)",
+        "y(turn)",
+        "past the end of args[3]",
     ),
     Bug(
         "attention: barriers not fenced for copies",

@@ -112,14 +112,30 @@ class SplitTile:
         return f"split{self.split}_{self.tile_rows}x{self.columns}s{self.stages}"
 
     @property
+    def sent_bytes(self) -> int:
+        """Sums that a block receives from the others."""
+        return (self.split - 1) * self._share * self.columns * 4
+
+    @property
+    def shared_bytes(self) -> int:
+        """Those of `SplitTile::kSharedBytes`."""
+        stage = (self.tile_rows + self.columns) * 128 + 16
+        return ceil(self.sent_bytes / 1024) * 1024 + self.stages * stage + 8 + self._share * 4
+
+    @property
+    def _share(self) -> int:
+        return ceil(self.tile_rows / self.split)
+
+    @property
     def shares(self) -> bool:
         """Whether two blocks fit a multiprocessor, one of the next kernel beside its own, say."""
-        return 2 * (self.stages * (self.tile_rows + self.columns) * 128 + 2048) <= _SHARED_BYTES
+        return 2 * (self.shared_bytes + 1024) <= _SHARED_BYTES + 1024
 
     def cpp(self, type_: str) -> str:
         return f"SplitTile<{type_}, {self.columns}, {self.stages}, {self.split}, {self.groups}>"
 
     def takes(self, problem: Problem) -> bool:
+        assert self.shared_bytes <= _SHARED_BYTES
         aligned = not problem.stats or self.columns % problem.stats == 0
         return aligned and -(-problem.k // 64) >= self.split
 
@@ -180,6 +196,21 @@ TILES: tuple[Tile, ...] = (
     SplitTile(128, 4, 2),
     SplitTile(64, 4, 1, 2),
     SplitTile(64, 4, 2, 2),
+    SplitTile(64, 12, 4),
+    SplitTile(128, 8, 2),
+    SplitTile(128, 8, 4),
+    SplitTile(64, 8, 2, 2),
+    SplitTile(64, 8, 4, 2),
+    SplitTile(96, 7, 2, 2),
+    SplitTile(96, 6, 4, 2),
+    SplitTile(96, 6, 8, 2),
+    SplitTile(128, 5, 4, 2),
+    SplitTile(128, 5, 8, 2),
+    SplitTile(192, 4, 2, 2),
+    SplitTile(192, 3, 4, 2),
+    SplitTile(256, 3, 2, 2),
+    SplitTile(256, 2, 3, 2),
+    SplitTile(256, 2, 4, 2),
 )
 
 
@@ -191,14 +222,14 @@ def choose_tile(problem: Problem, multiprocessors: int) -> Tile:
 
 
 def tile_choice(problem: Problem, multiprocessors: int) -> Choice:
-    """The tiles that may win, by estimated time: none far behind the first, ten at most. Behind
+    """The tiles that may win, by estimated time: none far behind the first, sixteen at most. Behind
     them those that share a multiprocessor, which the estimate was not fitted to.
     """
     times = {t: cost(t, problem, multiprocessors) for t in TILES if t.takes(problem)}
     order = sorted(times, key=lambda tile: times[tile])
     alone = [tile for tile in order if not _shares(tile)]
-    reach = (1.5 if problem.m < 2000 else 1.25) * times[alone[0]]
-    offered = (*alone[:10], *filter(_shares, order))
+    reach = (1.8 if problem.m < 2000 else 1.25) * times[alone[0]]
+    offered = (*alone[:16], *filter(_shares, order))
     names = tuple(tile.name for tile in offered if times[tile] <= reach)
     return Choice("sm_90a", "sm90_gemm", _HEADERS, problem.key, problem.m, names)
 
@@ -229,13 +260,17 @@ def cost(tile: Tile, problem: Problem, multiprocessors: int) -> float:
     weights = columns * (0.84 + 0.16 / cluster)
     step = max(rows * columns * 64 / 2048, (rows + weights) * 128 / 52.3)
     if isinstance(tile, SplitTile):
-        blocks = tiles_m * tiles_n * tile.split
-        together = 2 if tile.stages * (rows + columns) * 128 < _SHARED_BYTES // 2 else 1
-        waves = ceil(blocks / (multiprocessors * together))
-        shared = min(together, ceil(blocks / multiprocessors))
-        exchange = 2217 * tile.split if tile.split > 1 else 0
-        products = ceil(steps / tile.split) * step * shared
-        return waves * (products + 1400 + epilogue / tile.groups + exchange)
+        tiles = tiles_m * tiles_n
+        together = 2 if tile.shares else 1
+        waves = ceil(tiles / (multiprocessors // tile.split * together))
+        shared = min(together, ceil(tiles * tile.split / multiprocessors))
+        exchange = 800 + tile.sent_bytes / 40 if tile.split > 1 else 0
+        part = ceil(steps / tile.split)
+        if part > tile.stages:  # a stage is free, asked for 900 clocks, filled and multiplied
+            turn = 900 + (rows + columns) * 128 / 52.3 + rows * columns * 64 / 2048
+            step = max(step, turn / tile.stages)
+        products = part * step * shared
+        return waves * (products + 1400 + epilogue / tile.groups / tile.split + exchange)
     turns = ceil(ceil(tiles_m / cluster) * tiles_n / (multiprocessors // cluster))
     main = steps * (step + 19.5)
     start = 2786 * (1 + 0.546 * (cluster - 1))

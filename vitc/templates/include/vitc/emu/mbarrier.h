@@ -5,6 +5,7 @@
 #pragma once
 
 #include "vitc/emu/cluster.h"
+#include "vitc/emu/proxy.h"
 
 namespace vitc::emu {
 
@@ -73,6 +74,19 @@ inline bool mbarrier_complete(uint64_t* barrier, unsigned bytes) {
   if (phase.bytes < -int(Phase::kMost)) return false;
   phase.write(barrier);
   return true;
+}
+
+// st.async: 16 bytes to another block, whose barrier counts them. They land at once.
+inline void send(const float (&v)[4], float* local, uint64_t* barrier, unsigned rank, Site site) {
+  check_aligned("send", local, 16, site);
+  check_barrier(barrier, site);
+  float* target = remote(local, rank, site);
+  check_shared("send", local, 16, site);
+  uint64_t* counting = remote(barrier, rank, site);
+  check_init(counting, site);
+  note_shared(*machine->blocks[rank], target, 16, site);
+  std::memcpy(target, v, 16);
+  if (!mbarrier_complete(counting, 16)) fail(site, "no mbarrier counts what is sent");
 }
 
 inline bool phase_done(const Thread& thread) {

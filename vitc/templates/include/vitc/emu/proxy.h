@@ -46,6 +46,15 @@ inline void check_reads(const Block& block, const void* address, size_t bytes, S
   }
 }
 
+// Bytes that the running thread writes to a block's shared memory.
+inline void note_shared(Block& block, const void* address, size_t bytes, Site site) {
+  check_reads(block, address, bytes, site);
+  const size_t begin = block.shared.offset(address);
+  for (size_t at = begin / 16 * 16; at < begin + bytes; at += 16) {
+    block.shared.note(at, {site, machine->fences, machine->current});
+  }
+}
+
 // Bytes that `self`, the running thread, writes or whose copy lands. What the kernel before reads
 // or writes it may not overwrite yet.
 inline void note_write(const Thread& self, const void* address, size_t bytes, Site site) {
@@ -56,11 +65,7 @@ inline void note_write(const Thread& self, const void* address, size_t bytes, Si
     }
     return;
   }
-  check_reads(*self.block, address, bytes, site);
-  const size_t begin = shared.offset(address);
-  for (size_t at = begin / 16 * 16; at < begin + bytes; at += 16) {
-    shared.note(at, {site, machine->fences, self.id});
-  }
+  note_shared(*self.block, address, bytes, site);
 }
 
 // Whether the async proxy sees the 16 bytes at `offset` when those who access them have fenced at
@@ -77,10 +82,10 @@ inline bool visible(const Block& block, size_t offset, uint32_t fenced, const ch
                what, offset);
     return false;
   }
-  if (write.fences < fenced || write.fences < block.threads[write.thread].fenced) return true;
+  if (write.fences < fenced || write.fences < write.thread->fenced) return true;
   fail_block(thread, site,
              "%s at shared offset %zu, which thread %u wrote (%s:%d): no fence.proxy.async since",
-             what, offset, write.thread, write.site.file, write.site.line);
+             what, offset, write.thread->id, write.site.file, write.site.line);
   return false;
 }
 

@@ -16,6 +16,8 @@
 
 namespace vitc::emu {
 
+struct Thread;
+
 class SharedMemory {
  public:
   static constexpr size_t kLimit = 256 << 10;  // no device has more
@@ -27,7 +29,8 @@ class SharedMemory {
   // how many proxy fences there had been (proxy.h).
   struct Write {
     Site site;
-    uint32_t fences = 0, thread = 0;
+    uint32_t fences = 0;
+    const Thread* thread = nullptr;
   };
 
   bool reserve() {

@@ -64,9 +64,10 @@ inline int fresh_block() { return int(emu::machine->here->index.x); }
 inline int fresh_grid_size() { return int(emu::machine->grid.x); }
 inline unsigned cluster_rank() { return emu::machine->here->rank; }
 inline void cluster_sync(Site site = Site::here()) { emu::sync_cluster(site); }
-inline void load_from(float (&v)[4], const float* local, unsigned rank, Site site = Site::here()) {
-  emu::check_vector("load", local, 16, site);
-  std::memcpy(v, emu::remote(local, rank, site), 16);
+inline void cluster_start(Site site = Site::here()) { emu::sync_cluster(site); }
+inline void send_to(const float (&v)[4], float* local, uint64_t* barrier, unsigned rank,
+                    Site site = Site::here()) {
+  emu::send(v, local, barrier, rank, site);
 }
 // fence.proxy.async: what this thread wrote to shared memory, or knows to be written, comes before
 // the asynchronous operations that follow.

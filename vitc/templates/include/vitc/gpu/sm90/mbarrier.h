@@ -104,16 +104,30 @@ VITC_DEVICE void cluster_sync() {
       "barrier.cluster.wait.acquire.aligned;" ::
           : "memory");
 }
-// 16 bytes of another block's shared memory, at the place that `local` has in this one's.
-VITC_DEVICE void load_from(float (&v)[4], const float* local, unsigned rank) {
+// All threads of all blocks of the cluster have begun, and see the barriers that were initialised
+// before barrier_init_done(); warps must be whole. No wait for memory traffic, unlike
+// cluster_sync().
+VITC_DEVICE void cluster_start() {
   asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %4, %5;\n"
-      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n"
-      "}"
-      : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
-      : "r"(shared_address(local)), "r"(rank)
+      "barrier.cluster.arrive.relaxed.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+// Where `local` lies in the block of that rank.
+VITC_DEVICE uint32_t address_in(const void* local, unsigned rank) {
+  uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;"
+      : "=r"(address)
+      : "r"(shared_address(local)), "r"(rank));
+  return address;
+}
+// Writes 16 bytes into the shared memory of another block, at the place that `local` has in this
+// one's, and counts them at its `barrier`, by which it knows that they are there.
+VITC_DEVICE void send_to(const float (&v)[4], float* local, Barrier* barrier, unsigned rank) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%2, %3, %4, %5}, "
+      "[%1];" ::"r"(address_in(local, rank)),
+      "r"(address_in(barrier, rank)), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3])
       : "memory");
 }
 
