@@ -120,7 +120,7 @@ class SplitTile:
     def shared_bytes(self) -> int:
         """Those of `SplitTile::kSharedBytes`."""
         stage = (self.tile_rows + self.columns) * 128 + 16
-        return ceil(self.sent_bytes / 1024) * 1024 + self.stages * stage + 8 + self._share * 4
+        return ceil(self.sent_bytes / 1024) * 1024 + self.stages * stage + 8 + (self._share + 1) * 4
 
     @property
     def _share(self) -> int:

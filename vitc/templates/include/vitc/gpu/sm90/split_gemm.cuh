@@ -28,7 +28,7 @@ struct SplitTile {
   static constexpr int kReceiveBytes = divide_up((kSplit - 1) * kPart * 4, 1024) * 1024;
   static constexpr int kRingBytes = kStages * (kBytesA + kBytesB + 2 * int(sizeof(Barrier)));
   static constexpr int kSharedBytes =
-      kReceiveBytes + kRingBytes + int(sizeof(Barrier)) + kShare * int(sizeof(float));
+      kReceiveBytes + kRingBytes + int(sizeof(Barrier)) + (kShare + 1) * int(sizeof(float));
   static_assert(kColumns % kColumnGroup == 0 && kSplit <= 8);
   static_assert(kSplit == 1 || kStages * (kBytesA + kBytesB) >= kPart * int(sizeof(float)));
 };
@@ -162,9 +162,9 @@ struct Share {
 };
 
 // Brings what the steps read of the tile's columns, such as a bias, into the nearest cache: one
-// warp takes the steps for nothing.
+// warp takes the steps for nothing. It stores what comes of them, else ptxas would leave them out.
 template <class Tile, int kN, class Epilogue>
-VITC_DEVICE void fetch_columns(int row, int first_n, const Epilogue& epilogue) {
+VITC_DEVICE void fetch_columns(int row, int first_n, float* unread, const Epilogue& epilogue) {
   static_assert(Tile::kColumns <= kWarp * kVector);
   const int column = first_n + lane() * kVector;
   if (lane() >= Tile::kColumns / kVector || column >= kN) return;
@@ -175,7 +175,7 @@ VITC_DEVICE void fetch_columns(int row, int first_n, const Epilogue& epilogue) {
   } else {
     epilogue.steps(row, column, v, 1.f);
   }
-  opaque(v[0] > 0);
+  *unread = v[0];
 }
 
 template <class Tile, int kN, int kK, int kSlice, class Epilogue>
@@ -250,7 +250,8 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a,
       if (thread() < Tile::kShare)
         row_scale[thread()] = epilogue.row_scale(minimum(share_m + thread(), m - 1));
     }
-    if (warp() == Tile::kConsumers / kWarp - 1) fetch_columns<Tile, kN>(first_m, first_n, epilogue);
+    if (warp() == Tile::kConsumers / kWarp - 1)
+      fetch_columns<Tile, kN>(first_m, first_n, row_scale + Tile::kShare, epilogue);
     TileSums sums;
     Position<Tile> at;
     int before = 0;
