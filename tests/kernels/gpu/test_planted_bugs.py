@@ -202,7 +202,7 @@ BUGS = [
         "sm90: a slice's statistics go on in the next",
         SUMS_SM90,
         "sm90/tile.h",
-        "        slices[i] = {};\n",
+        "      running = {};\n",
         "",
     ),
     Bug(

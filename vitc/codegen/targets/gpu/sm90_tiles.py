@@ -151,28 +151,20 @@ TILES: tuple[Tile, ...] = (
     LargeTile(128, 160, 6, True),
     LargeTile(128, 160, 6, True, 2),
     LargeTile(128, 128, 6, True),
-    LargeTile(128, 128, 6, True, fetch=False),
     LargeTile(128, 128, 6, True, 2),
-    LargeTile(128, 128, 6, True, 2, fetch=False),
     LargeTile(128, 96, 7, True),
-    LargeTile(64, 256, 5, True, 2),
     LargeTile(64, 192, 6, True),
-    LargeTile(64, 192, 6, True, 2),
     LargeTile(64, 128, 8, True),
     LargeTile(64, 96, 10, True),
     LargeTile(192, 128, 5, True),
     LargeTile(192, 128, 5, True, 2),
     LargeTile(192, 96, 6, True),
     LargeTile(64, 256, 4, False),
-    LargeTile(64, 192, 5, False),
     LargeTile(64, 160, 6, False),
     LargeTile(64, 128, 6, False),
     LargeTile(64, 96, 7, False),
     LargeTile(128, 128, 4, False),
-    LargeTile(128, 160, 4, False),
-    LargeTile(128, 192, 4, False),
     LargeTile(64, 192, 4, False, 1, 3),
-    LargeTile(64, 160, 5, False, 1, 3),
     LargeTile(64, 128, 5, False, 1, 3),
     LargeTile(64, 96, 5, False, 1, 3),
     SplitTile(64, 12, 1),
@@ -188,14 +180,6 @@ TILES: tuple[Tile, ...] = (
     SplitTile(32, 8, 2),
     SplitTile(64, 6, 1),
     SplitTile(64, 6, 2),
-    SplitTile(64, 6, 3),
-    SplitTile(64, 4, 1),
-    SplitTile(96, 5, 1),
-    SplitTile(96, 5, 2),
-    SplitTile(128, 4, 1),
-    SplitTile(128, 4, 2),
-    SplitTile(64, 4, 1, 2),
-    SplitTile(64, 4, 2, 2),
     SplitTile(64, 12, 4),
     SplitTile(128, 8, 2),
     SplitTile(128, 8, 4),
@@ -228,8 +212,8 @@ def tile_choice(problem: Problem, multiprocessors: int) -> Choice:
     times = {t: cost(t, problem, multiprocessors) for t in TILES if t.takes(problem)}
     order = sorted(times, key=lambda tile: times[tile])
     alone = [tile for tile in order if not _shares(tile)]
-    reach = (1.8 if problem.m < 2000 else 1.25) * times[alone[0]]
-    offered = (*alone[:16], *filter(_shares, order))
+    reach = (1.7 if problem.m < 2000 else 1.2) * times[alone[0]]
+    offered = (*alone[: 14 if problem.m < 4000 else 8], *filter(_shares, order))
     names = tuple(tile.name for tile in offered if times[tile] <= reach)
     return Choice("sm_90a", "sm90_gemm", _HEADERS, problem.key, problem.m, names)
 
