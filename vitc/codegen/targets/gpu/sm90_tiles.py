@@ -10,6 +10,7 @@ from vitc.ir.types import DType
 
 _HEADERS = ("gpu/sm90/gemm.cuh", "gpu/sm90/split_gemm.cuh", "gpu/sm90/tile.h")
 _SHARED_BYTES = 227 << 10  # of a block
+_INTO_SHARED = 52.3  # bytes a clock
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class LargeTile:
             return False  # the same kernel as that with fetch
         if operands and "row_rstd" in problem.steps:
             return self.consumers == 3  # else those who fetch both have but 24 registers
+        if operands and self.consumers == 3 and self.columns == 192:
+            return False  # fastest alone, 20 us slower a call in ViT-B at batch 32 (h100/log.md, 17)
         bfloat = problem.dtype is DType.BFLOAT16
         if bfloat and operands and problem.sums and self.ping_pong and self.columns == 160:
             return False  # 8 bytes spilt
@@ -160,6 +163,7 @@ TILES: tuple[Tile, ...] = (
     LargeTile(192, 128, 5, True, 2),
     LargeTile(192, 96, 6, True),
     LargeTile(64, 256, 4, False),
+    LargeTile(64, 192, 5, False),
     LargeTile(64, 160, 6, False),
     LargeTile(64, 128, 6, False),
     LargeTile(64, 96, 7, False),
@@ -181,20 +185,10 @@ TILES: tuple[Tile, ...] = (
     SplitTile(64, 6, 1),
     SplitTile(64, 6, 2),
     SplitTile(64, 12, 4),
-    SplitTile(128, 8, 2),
-    SplitTile(128, 8, 4),
     SplitTile(64, 8, 2, 2),
     SplitTile(64, 8, 4, 2),
     SplitTile(96, 7, 2, 2),
     SplitTile(96, 6, 4, 2),
-    SplitTile(96, 6, 8, 2),
-    SplitTile(128, 5, 4, 2),
-    SplitTile(128, 5, 8, 2),
-    SplitTile(192, 4, 2, 2),
-    SplitTile(192, 3, 4, 2),
-    SplitTile(256, 3, 2, 2),
-    SplitTile(256, 2, 3, 2),
-    SplitTile(256, 2, 4, 2),
 )
 
 
@@ -237,27 +231,39 @@ def cost(tile: Tile, problem: Problem, multiprocessors: int) -> float:
     rows, columns = tile.tile_rows, tile.columns
     kinds = len(problem.steps) + (1 if problem.stats else 0)
     loads = sum(step in _WITH_OPERAND for step in problem.steps) - 1  # the bias is near
-    epilogue = rows * columns / 128 * (7.33 + 2.34 * kinds + 7.88 * max(loads, 0))
+    epilogue = rows * columns / 128 * (8.6 + 1.02 * kinds + 4.86 * max(loads, 0))
     tiles_m, tiles_n = ceil(problem.m / rows), ceil(problem.n / columns)
     steps = ceil(problem.k / 64)
-    cluster = tile.cluster if isinstance(tile, LargeTile) else 1
-    weights = columns * (0.84 + 0.16 / cluster)
-    step = max(rows * columns * 64 / 2048, (rows + weights) * 128 / 52.3)
     if isinstance(tile, SplitTile):
-        tiles = tiles_m * tiles_n
-        together = 2 if tile.shares else 1
-        waves = ceil(tiles / (multiprocessors // tile.split * together))
-        shared = min(together, ceil(tiles * tile.split / multiprocessors))
-        exchange = 800 + tile.sent_bytes / 40 if tile.split > 1 else 0
-        part = ceil(steps / tile.split)
-        if part > tile.stages:  # a stage is free, asked for 900 clocks, filled and multiplied
-            turn = 900 + (rows + columns) * 128 / 52.3 + rows * columns * 64 / 2048
-            step = max(step, turn / tile.stages)
-        products = part * step * shared
-        return waves * (products + 1400 + epilogue / tile.groups / tile.split + exchange)
-    turns = ceil(ceil(tiles_m / cluster) * tiles_n / (multiprocessors // cluster))
-    main = steps * (step + 19.5)
-    start = 2786 * (1 + 0.546 * (cluster - 1))
+        return _split_cost(tile, steps, tiles_m * tiles_n, epilogue, multiprocessors)
+    weights = columns * (0.852 + 0.148 / tile.cluster)
+    step = max(rows * columns * 64 / 2048, (rows + weights) * 128 / _INTO_SHARED)
+    turns = ceil(ceil(tiles_m / tile.cluster) * tiles_n / (multiprocessors // tile.cluster))
+    main = steps * (step + 6.26)
+    start = 2008 * (1 + 0.491 * (tile.cluster - 1))
     if tile.ping_pong:
-        return start + turns * max(main, (main + epilogue) / 2) + 1.417 * epilogue
-    return start + turns * (main + 2.756 * epilogue / tile.consumers)
+        return start + turns * max(main, (main + epilogue) / 2) + 1.797 * epilogue
+    return start + turns * (main + 3.065 * epilogue / tile.consumers)
+
+
+def _split_cost(
+    tile: SplitTile, steps: int, tiles: int, epilogue: float, multiprocessors: int
+) -> float:
+    """That of a split tile. A stage that has to be filled anew is asked for, comes and is read.
+    Clusters of more than two blocks do not fill the groups of multiprocessors that they lie in.
+    """
+    rows, columns = tile.tile_rows, tile.columns
+    products, copies = rows * columns * 64 / 2048, (rows + columns) * 128 / _INTO_SHARED
+    step = max(products, copies)
+    clusters = (
+        multiprocessors // tile.split if tile.split < 3 else multiprocessors * 0.9 // tile.split
+    )
+    together = 2 if tile.shares else 1
+    waves = ceil(tiles / (clusters * together))
+    shared = min(together, ceil(tiles * tile.split / multiprocessors)) if tile.shares else 1.441
+    exchange = 1339 + tile.sent_bytes / 15.76 if tile.split > 1 else 0
+    part = ceil(steps / tile.split)
+    if part > tile.stages:
+        step = max(step, (173 + copies + products) / tile.stages)
+    end = 0.814 * epilogue / tile.groups / tile.split + exchange
+    return waves * (part * step * shared + 452 + end)
