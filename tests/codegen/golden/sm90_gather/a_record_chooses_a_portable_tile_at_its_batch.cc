@@ -35,8 +35,11 @@ struct Epilogue {
     steps(m, n, v, row_scale);
     store(m, n, v);
   }
+  VITC_DEVICE float* statistics_at(int m, int slice) const {
+    return stats + (m * 3 + slice) * Statistics::kNumbers;
+  }
   VITC_DEVICE void statistics(int m, int slice, const Statistics& s) const {
-    s.write(stats + (m * 3 + slice) * Statistics::kNumbers);
+    s.write(statistics_at(m, slice));
   }
 };
 
