@@ -24,6 +24,7 @@ from vitc.codegen.targets.gpu.sm90_tiles import (
 from vitc.ir.text import parse_graph
 from vitc.ir.types import DType
 
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = records.read(records.SHIPPED / "h100.json")
 H100 = [entry for entry in SHIPPED["problems"] if entry["kernel"] == "sm90_gemm"]
 DTYPES = {dtype.short: dtype for dtype in DType}
@@ -137,29 +138,59 @@ def test_names_are_distinct() -> None:
     assert len({tile.name for tile in TILES}) == len(TILES)
 
 
-def attention_tile(queries: int, keys: int, depth: int) -> attention.Tile:
+def attention_tile(
+    queries: int, keys: int, depth: int, batch: int = 1, heads: int = 2
+) -> attention.Tile:
     text = (
-        f"graph g(%q: f16[B,2,{queries},{depth}], %k: f16[B,2,{keys},{depth}],"
-        f" %v: f16[B,2,{keys},{depth}]) {{\n  %y = attention(%q, %k, %v)\n  return %y\n}}\n"
+        f"graph g(%q: f16[B,{heads},{queries},{depth}], %k: f16[B,{heads},{keys},{depth}],"
+        f" %v: f16[B,{heads},{keys},{depth}]) {{\n  %y = attention(%q, %k, %v)\n  return %y\n}}\n"
     )
     (call,) = select(parse_graph(text), find_target("cuda:sm_90a", (1,))).calls
     assert isinstance(call.kernel, attention.Sm90Attention)
-    return attention.choose_tile(call.site)
+    return attention.choose_tile(call.site, batch, 132)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "depth", "measured"),
-    [(197, 64, "112, 4, 6, 3"), (577, 64, "208, 3, 4, 2"), (1370, 64, "208, 3, 4, 2")],
+    ("tokens", "heads", "depth", "fastest"),
+    [
+        (197, 12, 64, {1: 2, 8: 3, 32: 3, 64: 3, 256: 3}),
+        (577, 16, 64, {1: 2, 32: 3, 64: 3}),  # 8: two, 5 % slower
+        (1370, 16, 64, {1: 3, 8: 2}),
+        (257, 16, 80, {8: 3, 32: 3, 64: 3}),  # 1: the same
+    ],
 )
-def test_attention_takes_what_was_measured(tokens: int, depth: int, measured: str) -> None:
-    """benchmarks/h100/log.md"""
-    assert attention_tile(tokens, tokens, depth).cpp == f"{tokens}, {tokens}, {depth}, {measured}"
+def test_attention_takes_what_was_measured(
+    tokens: int, heads: int, depth: int, fastest: dict[int, int]
+) -> None:
+    """The number of consumer warpgroups by batch: benchmarks/h100/attention.txt, whose
+    configurations these are.
+    """
+    text = (ROOT / "benchmarks" / "h100" / "attention.txt").read_text()
+    for batch, consumers in fastest.items():
+        tile = attention_tile(tokens, tokens, depth, batch, heads)
+        assert tile.consumers == consumers
+        shape = f"float16 {tokens} tokens, {heads} heads, d {depth}, batch {batch}: "
+        (line,) = (line for line in text.splitlines() if line.startswith(shape))
+        assert tile.cpp.removeprefix(f"{tokens}, {tokens}, {depth}, ") in line
+
+
+def test_one_library_has_an_attention_for_few_images_and_one_for_many() -> None:
+    shape = "f16[B,12,197,64]"
+    text = f"graph g(%q: {shape}, %k: {shape}, %v: {shape}) {{\n  %y = attention(%q, %k, %v)\n"
+    target = find_target("cuda:sm_90a", (1, 64))
+    (call,) = select(parse_graph(text + "  return %y\n}\n"), target).calls
+    rendered = call.kernel.render(call)
+    assert rendered.config == "197, 197, 64, 208, 3, 4, 2; 197, 197, 64, 112, 4, 6, 3"
+    few, many = rendered.body.split("if (call.batch <= 8) {")[1].split("}", 1)
+    assert "attention<gpu::Tile0>" in few
+    assert "attention<gpu::Tile1>" in many
 
 
 @pytest.mark.parametrize("depth", [8, 32, 64, 72, 80, 128])
 @pytest.mark.parametrize("keys", [1, 16, 50, 112, 113, 224, 225, 257, 785, 2305])
-def test_attention_fits(keys: int, depth: int) -> None:
-    tile = attention_tile(65, keys, depth)
+@pytest.mark.parametrize("batch", [1, 256])
+def test_attention_fits(keys: int, depth: int, batch: int) -> None:
+    tile = attention_tile(65, keys, depth, batch)
     assert tile.shared <= 227 << 10
     assert tile.block_keys % 16 == 0
     blocks = -(-keys // tile.block_keys)

@@ -162,19 +162,28 @@ graph g(%q: {t}[B,4,{n},{d}], %k: {t}[B,4,{n},{d}], %v: {t}[B,4,{n},{d}]) {{
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tokens", "depth", "products"),
+    ("dtype", "tokens", "depth", "batch", "products"),
     [
-        ("f16", 197, 64, 2 * 4 + 7 + 6),  # steps of 16 columns of the head, of 16 keys
-        ("f16", 65, 64, 2 * 4 + 5),  # those of the first tile's scores stand apart
-        ("bf16", 577, 64, 2 * 4 + 13 + 11),  # full blocks, and the last
-        ("f16", 257, 80, 2 * 5 + 9 + 8),
+        ("f16", 197, 64, 64, 2 * 4 + 7 + 6),  # steps of 16 columns of the head, of 16 keys
+        ("f16", 197, 64, 1, 2 * 4 + 13),  # two warpgroups, one block of keys
+        ("f16", 65, 64, 64, 2 * 4 + 5),  # those of the first tile's scores stand apart
+        ("bf16", 577, 64, 1, 2 * 4 + 13 + 11),  # full blocks, and the last
+        ("bf16", 577, 64, 64, 2 * 4 + 7 + 2),  # three warpgroups
+        ("f16", 257, 80, 64, 2 * 5 + 9 + 8),
+        ("bf16", 257, 80, 256, 2 * 5 + 6 + 5),
     ],
 )
 def test_attention_compiles(
-    dtype: str, tokens: int, depth: int, products: int, cuda_toolchain: Toolchain, tmp_path: Path
+    dtype: str,
+    tokens: int,
+    depth: int,
+    batch: int,
+    products: int,
+    cuda_toolchain: Toolchain,
+    tmp_path: Path,
 ) -> None:
     graph = parse_graph(ATTENTION.format(t=dtype, n=tokens, d=depth))
-    (call,) = select(graph, find_target("cuda:sm_90a", (64,))).calls
+    (call,) = select(graph, find_target("cuda:sm_90a", (batch,))).calls
     assert isinstance(call.kernel, Sm90Attention)
     text = call.kernel.render(call).body.replace(KERNEL, "kernel")
     sass = machine_code(text, cuda_toolchain, tmp_path)

@@ -15,7 +15,9 @@ from vitc.ops import Attention
 
 _CHUNK = 8  # elements of 16 bytes
 _DEEPEST = 128  # head dimension
+_DEEPEST_OF_THREE = 80  # with three consumer warpgroups
 _PANEL = 64  # columns of a copied tile
+_ROWS = 64  # queries of a tile
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class HeadView:
 
 @dataclass(frozen=True)
 class Sm90AttentionParams:
-    """Parameters of templates/gpu/sm90_attention.cu.jinja. batch: images or windows, in C++."""
+    """Parameters of templates/gpu/sm90_attention.cu.jinja. batch: images or windows, in C++. tiles:
+    C++ arguments of each tile, and the largest batch that it is for.
+    """
 
     label: str
     type: str
-    tile: str
+    tiles: list[tuple[str, int]]
     batch: str
     heads: int
     q: HeadView
@@ -109,7 +113,9 @@ class Sm90Attention(GpuKernel):
         assert isinstance(op, Attention)
         result = site.results[0].shape
         type_ = C_TYPES[site.results[0].dtype]
-        tile = choose_tile(site)
+        processors = self.tuning.arch.multiprocessors
+        chosen = [choose_tile(site, batch, processors) for batch in self.tuning.batches]
+        tiles = self.tuning.spans([tile.cpp for tile in chosen])
         views: list[HeadView] = []
         for i, operand in enumerate((*call.inputs[:3], call.outputs[0])):
             const = "const " if i < 3 else ""
@@ -117,9 +123,9 @@ class Sm90Attention(GpuKernel):
             assert view is not None, operand.map
             views.append(view)
         params = Sm90AttentionParams(
-            label=f"attention {tile.queries}x{tile.keys}",
+            label=f"attention {chosen[0].queries}x{chosen[0].keys}",
             type=type_,
-            tile=tile.cpp,
+            tiles=tiles,
             batch=_count(result),
             heads=per_image(result[1:2]),
             q=views[0],
@@ -128,27 +134,48 @@ class Sm90Attention(GpuKernel):
             out=views[3],
             scale=float_text(op.scale),
         )
-        return Rendered(render("gpu/sm90_attention.cu.jinja", params), tile.cpp)
+        names = "; ".join(name for name, _ in tiles)
+        return Rendered(render("gpu/sm90_attention.cu.jinja", params), names)
 
 
-def choose_tile(site: Site) -> Tile:
-    """Even blocks of keys. Three warpgroups for few keys, of which a thread has registers for the
-    scores of 112; else two with larger blocks, which more often were the faster. As many stages as
-    shared memory has room for, up to those of two heads of two blocks, else three. (All as
-    measured: benchmarks/h100/log.md.)
+def choose_tile(site: Site, batch: int, multiprocessors: int) -> Tile:
+    """Two consumer warpgroups or three. A warpgroup takes a tile of queries at a time; three hide
+    more of each other's latencies, but have registers for smaller blocks of keys, so that a round
+    of theirs takes about 1.4 times as long. Where one block holds all keys of either, three, and
+    two beyond a head dimension of 80. (As measured: benchmarks/h100/log.md.)
+    """
+    keys, depth = per_image(site.inputs[1].shape[2:3]), per_image(site.inputs[0].shape[3:])
+    two, three = (_tile(site, consumers) for consumers in (2, 3))
+    if depth > _DEEPEST_OF_THREE:
+        return two
+    tiles = _heads(site, batch) * -(-two.queries // _ROWS)
+    rounds = [-(-tiles // (multiprocessors * tile.consumers)) for tile in (two, three)]
+    return three if keys <= three.block_keys or 1.4 * rounds[1] < rounds[0] else two
+
+
+def _tile(site: Site, consumers: int) -> Tile:
+    """Even blocks of as many keys as a thread has registers for the scores of. As many stages as
+    shared memory has room for, up to those of two heads of two blocks, else three, or five for
+    three warpgroups.
     """
     queries, keys = (per_image(site.inputs[i].shape[2:3]) for i in (0, 1))
     depth = per_image(site.inputs[0].shape[3:])
-    consumers = 3 if keys <= 2 * 112 and depth <= _PANEL else 2
-    most = 112 if consumers == 3 else 208 if depth <= _PANEL else 144
+    most = {2: (208, 144), 3: (112, 96)}[consumers][depth > _PANEL]
     blocks = -(-keys // most)
     block_keys = -(-keys // (16 * blocks)) * 16
+    most_stages = 4 if blocks == 2 else 3 if consumers == 2 else 5
     tiles = (
         Tile(queries, keys, depth, block_keys, stages, slots, consumers)
-        for stages in range(4 if blocks == 2 else 3, 0, -1)
+        for stages in range(most_stages, 0, -1)
         for slots in (2 * consumers, consumers)
     )
     return next(tile for tile in tiles if tile.shared <= 227 << 10)
+
+
+def _heads(site: Site, batch: int) -> int:
+    """Heads of all images (or windows)."""
+    first, heads = site.results[0].shape[:2]
+    return per_image((heads,)) * (first.count * batch if isinstance(first, Batch) else first)
 
 
 def _count(result: Shape) -> str:

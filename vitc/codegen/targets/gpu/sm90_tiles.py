@@ -82,7 +82,7 @@ class LargeTile:
         if operands and "row_rstd" in problem.steps:
             return self.consumers == 3  # else those who fetch both have but 24 registers
         if operands and self.consumers == 3 and self.columns == 192:
-            return False  # fastest alone, 20 us slower a call in ViT-B at batch 32 (h100/log.md, 17)
+            return False  # fast alone, but 20 us slower in ViT-B at batch 32 (h100/log.md, 17)
         bfloat = problem.dtype is DType.BFLOAT16
         if bfloat and operands and problem.sums and self.ping_pong and self.columns == 160:
             return False  # 8 bytes spilt
