@@ -124,9 +124,7 @@ def test_tiles_that_cannot_emit_statistics_are_not_chosen() -> None:
 def test_what_shares_a_multiprocessor_needs_a_record(m: int) -> None:
     """Two blocks fit its 228 KB, of which a block takes 1 KB more than it asks for."""
     shared = {tile.name: tile for tile in TILES if isinstance(tile, SplitTile) and tile.shares}
-    for tile in shared.values():
-        ring = tile.stages * (tile.tile_rows + tile.columns) * 128 + 16 * tile.stages
-        assert 2 * (ring + 4 * tile.tile_rows + 1024) <= 228 << 10
+    assert all(2 * (tile.shared_bytes + 1024) <= 228 << 10 for tile in shared.values())
     names = tile_choice(Problem(DType.FLOAT16, m, 768, 3072, ("add", "add"), 32), 132).names
     offered = [name in shared for name in names]
     assert offered == sorted(offered)

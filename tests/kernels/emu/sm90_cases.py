@@ -8,7 +8,8 @@ import numpy as np
 from kernels.gpu.case import CPP, Case, compare, draw, emitting, poison, statistics
 from numpy.typing import NDArray
 
-# Cooperative, ping-pong, with a cluster, with three consumers; split over a cluster or not.
+# Cooperative, ping-pong, with a cluster, with three consumers, statistics of a row in 16-byte
+# stores, six rows of a thread; split over a cluster or not.
 LARGE = {
     "cooperative": "GemmTile<T, 64, 64, 3, 2, false, 1>",
     "ping-pong": "GemmTile<T, 64, 32, 2, 2, true, 1>",
@@ -16,6 +17,8 @@ LARGE = {
     "cooperative cluster": "GemmTile<T, 64, 64, 2, 2, false, 2>",
     "tall": "GemmTile<T, 128, 64, 2, 2, true, 1>",
     "three": "GemmTile<T, 64, 96, 2, 3, false, 1>",
+    "wide": "GemmTile<T, 64, 192, 2, 2, false, 1>",
+    "six rows": "GemmTile<T, 192, 32, 2, 2, true, 1>",
 }
 SPLIT = {
     "one part": "SplitTile<T, 64, 3, 1>",
@@ -125,9 +128,12 @@ CASES = [
     gemm("cluster", 520, 128, 192, "bfloat16", exact=False),
     gemm("cluster", 520, 96, 328),
     gemm("cluster", 300, 72, 136, exact=False, sums=True),
+    gemm("wide", 70, 96, 136),
+    gemm("wide", 70, 384, 136, sums=True),
     gemm("two parts", 70, 104, 328, "bfloat16", exact=False),
     gemm("three parts", 70, 104, 328, exact=False, sums=True),
     *(gemm(tile, 150, 104, 200, ahead=True) for tile in ("tall", "cooperative", "one part")),
+    gemm("six rows", 300, 104, 136, ahead=True),
     *(gemm(tile, 150, 104, 328, ahead=True) for tile in ("three parts", "two groups, four parts")),
     gemm("eight parts", 133, 104, 520, "bfloat16", exact=False, sums=True),
 ]

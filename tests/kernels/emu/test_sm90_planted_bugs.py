@@ -14,6 +14,7 @@ CLUSTER = sm90_cases.gemm("cluster", 520, 96, 328)
 AHEAD = sm90_cases.gemm("tall", 150, 104, 200, ahead=True)
 PARTS = sm90_cases.gemm("three parts", 75, 96, 328)
 GROUPS = sm90_cases.gemm("two groups", 75, 96, 328)
+LAST_SHARE_EMPTY = sm90_cases.gemm("three parts", 10, 96, 328)
 PARTS_AHEAD = sm90_cases.gemm("three parts", 150, 104, 328, ahead=True)
 ATTENTION = sm90_attention_cases.CASES[2]
 COME_ANEW = sm90_attention_cases.CASES[4]
@@ -146,6 +147,14 @@ BUGS = [
         "sm90/split_gemm.cuh",
         "* (Tile::kSplit - 1) * Tile::kColumns * 4",
         "* Tile::kColumns * 4",
+    ),
+    Bug(
+        "split gemm: bytes expected for rows past the end",
+        LAST_SHARE_EMPTY,
+        "sm90/split_gemm.cuh",
+        "maximum(share_rows, 0)",
+        "share_rows",
+        "is to expect -",
     ),
     Bug(
         "split gemm: the block's own sums not waited for",

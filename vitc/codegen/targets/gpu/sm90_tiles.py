@@ -200,8 +200,8 @@ def choose_tile(problem: Problem, multiprocessors: int) -> Tile:
 
 
 def tile_choice(problem: Problem, multiprocessors: int) -> Choice:
-    """The tiles that may win, by estimated time: none far behind the first, sixteen at most. Behind
-    them those that share a multiprocessor, which the estimate was not fitted to.
+    """The tiles that may win, by estimated time: none far behind the first, fourteen at most.
+    Behind them those that share a multiprocessor, which the estimate was not fitted to.
     """
     times = {t: cost(t, problem, multiprocessors) for t in TILES if t.takes(problem)}
     order = sorted(times, key=lambda tile: times[tile])

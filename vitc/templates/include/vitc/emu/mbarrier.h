@@ -56,6 +56,7 @@ inline void mbarrier_init(uint64_t* barrier, int arrivals, Site site) {
 // One arrival, and `bytes` more that copies will bring.
 inline void mbarrier_arrive(uint64_t* barrier, int bytes, Site site) {
   Phase phase = read_phase(barrier, site);
+  if (bytes < 0) fail(site, "an mbarrier is to expect %d bytes", bytes);
   if (phase.pending == 0) {
     fail(site, "more than %u arrivals at the mbarrier at shared offset %ld, %d bytes not landed",
          phase.arrivals, shared_offset(barrier), phase.bytes);

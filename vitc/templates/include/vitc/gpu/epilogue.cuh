@@ -7,6 +7,7 @@
 //     template <int V> void operator()(int row, int column, float (&v)[V], float row_scale) const;
 //     using Statistics = NoStatistics, Squares or SquaresAndSum;
 //     void statistics(int row, int slice, const Statistics& s) const;   // but with NoStatistics
+//     float* statistics_at(int row, int slice) const;    // where they go, which follow each other
 //   };
 //
 // V is the vector width, or 1 where N is no multiple of it; columns [column, column + V) are

@@ -122,7 +122,9 @@ VITC_DEVICE uint32_t address_in(const void* local, unsigned rank) {
   return address;
 }
 // Writes 16 bytes into the shared memory of another block, at the place that `local` has in this
-// one's, and counts them at its `barrier`, by which it knows that they are there.
+// one's, and counts them at its `barrier`, by which it knows that they are there. The memory model
+// wants that wait to acquire for the cluster; barrier_wait() does for the block: all that ptxas
+// would add for it is that L1 is emptied, which shared memory does not go through.
 VITC_DEVICE void send_to(const float (&v)[4], float* local, Barrier* barrier, unsigned rank) {
   asm volatile(
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%2, %3, %4, %5}, "
