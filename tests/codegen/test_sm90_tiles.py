@@ -53,8 +53,8 @@ def quickest(entry: dict[str, Any]) -> str:
 
 
 def test_model_is_near_the_records() -> None:
-    """Within 10 %, but for one problem in a hundred: that whose fastest tiles all share a
-    multiprocessor, which are not estimated.
+    """Within 10 %, but for one problem in a hundred: one whose fastest tile shares a
+    multiprocessor, which is offered last.
     """
     ratios = sorted(behind(entry) for entry in H100)
     assert ratios[-1 - len(ratios) // 100] <= 1.1

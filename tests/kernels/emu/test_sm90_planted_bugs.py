@@ -14,6 +14,7 @@ CLUSTER = sm90_cases.gemm("cluster", 520, 96, 328)
 AHEAD = sm90_cases.gemm("tall", 150, 104, 200, ahead=True)
 PARTS = sm90_cases.gemm("three parts", 75, 96, 328)
 GROUPS = sm90_cases.gemm("two groups", 75, 96, 328)
+SCALES = sm90_cases.gemm("two groups, one part", 300, 200, 64)
 LAST_SHARE_EMPTY = sm90_cases.gemm("three parts", 10, 96, 328)
 PARTS_AHEAD = sm90_cases.gemm("three parts", 150, 104, 328, ahead=True)
 ATTENTION = sm90_attention_cases.CASES[2]
@@ -109,6 +110,13 @@ BUGS = [
         "sm90/split_gemm.cuh",
         "const int group_row = warpgroup() * 64;",
         "const int group_row = 0;",
+    ),
+    Bug(
+        "split gemm: scales that another warpgroup's warps bring not waited for",
+        SCALES,
+        "sm90/split_gemm.cuh",
+        "named_sync(1, Tile::kConsumers);  // the row scales are there",
+        "",
     ),
     Bug(
         "split gemm: rows that the next tile has, too",
