@@ -95,7 +95,9 @@ def test_three_consumers_of_192_columns_take_no_residual(
 
 
 def test_tiles_that_would_spill_with_sums() -> None:
-    """Beside a residual, in bfloat16: 8 bytes in pp128x160 (nvcc 13.0, 13.2)."""
+    """Beside a residual: in bfloat16 8 bytes in pp128x160 (nvcc 13.0, 13.2) and more in pp192x128;
+    with slices of 64 columns, which Hopper is not compiled for by default, both large tiles.
+    """
     for dtype, sums, taken in (
         (DType.BFLOAT16, True, False),
         (DType.BFLOAT16, False, True),
@@ -105,6 +107,14 @@ def test_tiles_that_would_spill_with_sums() -> None:
         names = {tile.name for tile in TILES if tile.takes(given)}
         assert ("pp128x160c1" in names) is ("pp128x160c2" in names) is taken
     assert given.key == replace(given, sums=False).key  # one record stands for both
+    for dtype, stats, large in (
+        (DType.FLOAT16, 32, {"pp128x192c2", "pp192x128c2"}),
+        (DType.BFLOAT16, 32, {"pp128x192c2"}),
+        (DType.FLOAT16, 64, set[str]()),
+    ):
+        given = Problem(dtype, 6304, 768, 3072, ("add", "add"), stats)
+        names = {tile.name for tile in TILES if tile.takes(given)}
+        assert names & {"pp128x192c2", "pp192x128c2"} == large
 
 
 def test_without_a_record_the_model_chooses() -> None:
@@ -113,6 +123,13 @@ def test_without_a_record_the_model_chooses() -> None:
     chosen = choose_tile(unknown, 132)
     assert isinstance(chosen, LargeTile)
     assert chosen.ping_pong
+
+
+def test_more_parts_than_steps_of_the_depth_are_not_chosen() -> None:
+    for k, parts in ((64, {1}), (136, {1, 2, 3}), (256, {1, 2, 3, 4})):
+        few = Problem(DType.FLOAT16, 64, 96, k)
+        splits = {t.split for t in TILES if isinstance(t, SplitTile) and t.takes(few)}
+        assert splits == parts
 
 
 def test_tiles_that_cannot_emit_statistics_are_not_chosen() -> None:

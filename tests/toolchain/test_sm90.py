@@ -35,14 +35,14 @@ RESIDUAL = """
 graph g(%x: {t}[B,197,768], %r: {t}[B,197,768]) {{
   weight %w: {t}[768,768]
   weight %b: {t}[768]
-  %y, %z = linear(%x, %w, %b, %r) {{steps=[add($2), add($3)], stats=64}}
+  %y, %z = linear(%x, %w, %b, %r) {{steps=[add($2), add($3)], stats=32}}
   return %y, %z
 }}
 """
 # A norm of rows that have a mean: read beside a residual, and written.
 SUMS = FULL.replace("f32[B,197,12]", "f32[B,197,48]").replace("stats=64", "stats=32, sums=true")
 SUMS = SUMS.replace("{{{steps}", "{{" + STEPS.replace("row_rstd", "layer_rstd"))
-RESIDUAL_SUMS = RESIDUAL.replace("stats=64", "stats=32, sums=true")
+RESIDUAL_SUMS = RESIDUAL.replace("stats=32", "stats=32, sums=true")
 PLAIN = """
 graph g(%x: {t}[B,197,768]) {{
   weight %w: {t}[1000,768]
@@ -106,12 +106,16 @@ def machine_code(text: str, toolchain: Toolchain, folder: Path) -> str:
         (FULL, "bf16", "co192x128c1", 8),
         (FULL, "f16", "co192x192c1", 8),
         (FULL, "f16", "split2_64x64s12", 8),
-        (FULL, "bf16", "split1_64x128s4", 8),
-        (SUMS, "bf16", "co192x160c1", 8),
+        (FULL, "bf16", "split1_64x128s8", 8),
+        (SUMS, "f16", "split4_128x96s6", 8),
+        (SUMS, "bf16", "co192x128c1", 8),
         (SUMS, "f16", "split2_64x32s8", 8),
         (SUMS, "f16", "split2_64x64s12", 8),
         (RESIDUAL_SUMS, "bf16", "pp128x192c2", 16),
         (RESIDUAL_SUMS, "f16", "pp128x160c1", 16),
+        (RESIDUAL_SUMS, "f16", "pp192x128c2", 24),
+        (RESIDUAL_SUMS, "bf16", "split2_128x128s6", 8),
+        (RESIDUAL, "f16", "split3_64x128s8", 8),
         (PLAIN, "bf16", "pp192x128c1", 24),
         (PLAIN, "f16", "split1_64x96s10", 8),
     ],
@@ -123,6 +127,7 @@ def test_compiles(
     assert len(re.findall(r"\bHGMMA\.", sass)) == products
     assert "UTMALDG.2D" in sass
     assert ("UTMALDG.2D.MULTICAST" in sass) == tile.endswith("c2")
+    assert ("STAS" in sass) == tile.startswith(("split2", "split3", "split4"))
     assert "LDL" not in sass
     assert re.search(r"STG\.E\.128", sass)
 

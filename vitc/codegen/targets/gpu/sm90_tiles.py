@@ -87,7 +87,7 @@ class LargeTile:
         if bfloat and operands and problem.sums and self.ping_pong and self.columns == 160:
             return False  # 8 bytes spilt
         if self.rows * self.columns == 128 * 192 and operands and problem.stats:
-            return self.rows < 192 or not bfloat
+            return problem.stats == 32 and (self.rows < 192 or not bfloat)  # else spilt
         if self.rows == 192 and self.columns == 96:
             return not (operands and problem.stats and bfloat)
         return not (self.rows == 192 and (operands or problem.stats))
