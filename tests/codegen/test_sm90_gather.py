@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from vitc.codegen.kernel import KernelCall, Rendered
 from vitc.codegen.select import select
 from vitc.codegen.targets import find_target
 from vitc.codegen.targets.gpu.gemm import GpuGemm
-from vitc.codegen.targets.gpu.sm90_gather import Sm90GatherGemm
+from vitc.codegen.targets.gpu.sm90_gather import Sm90GatherGemm, cost
+from vitc.codegen.targets.gpu.sm90_tiles import TILES, LargeTile, Problem
 from vitc.ir.types import DType
 
 # Patches behind the places of tokens, statistics, and a product that normalises by them.
@@ -138,3 +140,22 @@ def test_hoppers_tiles_are_right(
 def test_others_are_portable(text: str, dtype: DType, boundary: DType | None) -> None:
     call, *_ = select(assign(text, dtype, boundary), find_target("cuda:sm_90a", (3,))).calls
     assert type(call.kernel) is GpuGemm
+
+
+def test_the_model_takes_the_fastest_of_what_was_measured() -> None:
+    file = Path(__file__).resolve().parents[2] / "benchmarks" / "h100" / "patches.json"
+    measured: dict[int, dict[str, float]] = {}
+    for row in json.loads(file.read_text())["timings"]:
+        measured.setdefault(row["sizes"][0], {})[row["config"]] = row["us"]
+    assert set(measured) == {197, 1576, 6304, 50432}
+    for m, us in measured.items():
+        problem = Problem(DType.FLOAT16, m, 768, 768, ("add",), 32)
+        known: dict[str, LargeTile] = {}
+        for tile in TILES:
+            if isinstance(tile, LargeTile) and (tile.cluster, tile.consumers) == (1, 2):
+                sizes = (tile.rows, tile.columns, tile.stages, str(tile.ping_pong).lower())
+                known[", ".join(map(str, sizes))] = tile
+        ours = [config for config in us if config in known]
+        assert min(ours, key=lambda c: cost(known[c], problem, 132)) == min(
+            ours, key=us.__getitem__
+        )

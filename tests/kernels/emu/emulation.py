@@ -32,6 +32,10 @@ void* test_allocate(size_t bytes, const char* name) {
   return vitc::emu::device_memory.allocate(bytes, name);
 }
 void test_hold(void* address) { vitc::emu::device_memory.hold(address); }
+// Stacks take two mappings a thread, of which a process has 65530: each library would keep its own.
+void test_rest() {
+  if (vitc::emu::machine != nullptr) vitc::emu::machine->stacks.release();
+}
 void test_release(void* address) { vitc::emu::device_memory.release(address); }
 void test_statistics(uint64_t* out) {
   const auto& s = vitc::emu::last_statistics;
@@ -92,6 +96,8 @@ class Emulated:
             for i, a in enumerate(arrays)
         ]
         try:
+            if None in buffers:
+                raise MemoryError(f"no memory for buffers of {[a.nbytes for a in arrays]} bytes")
             for address, array in zip(buffers, arrays, strict=True):
                 array = np.ascontiguousarray(array)
                 ctypes.memmove(address, array.ctypes.data, array.nbytes)
@@ -106,6 +112,7 @@ class Emulated:
                 ctypes.memmove(result.ctypes.data, address, result.nbytes)
             return results
         finally:
+            self._lib.test_rest()
             for address in buffers:
                 self._lib.test_release(address)
 

@@ -35,7 +35,7 @@ const Port kOutputs[] = {
 
 const Weight kWeights[] = {
     {"w", 0, 12},
-    {"b", 64, 12},
+    {"b", 128, 12},
 };
 
 // One entry per instruction set; a kernel without code for one uses that of the set before.
@@ -66,10 +66,11 @@ const Step kSteps[] = {
 };
 
 const char kPayloadHeader[] =
-    "\370\000\000\000\000\000\000\000{\"w\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,"
-    "12]},\"__padding_1\":{\"dtype\":\"U8\",\"shape\":[52],\"data_offsets\":[12,64]},\"b\":{\"dty"
-    "pe\":\"F32\",\"shape\":[3],\"data_offsets\":[64,76]},\"__padding_crc32\":{\"dtype\":\"U8\","
-    "\"shape\":[4],\"data_offsets\":[76,80]}}     ";
+    "x\001\000\000\000\000\000\000{\"w\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]"
+    "},\"__padding_1\":{\"dtype\":\"U8\",\"shape\":[116],\"data_offsets\":[12,128]},\"b\":{\"dtyp"
+    "e\":\"F32\",\"shape\":[3],\"data_offsets\":[128,140]},\"__padding_crc32\":{\"dtype\":\"U8\","
+    "\"shape\":[4],\"data_offsets\":[140,144]}}                                                  "
+    "                                                                             ";
 
 const char kManifest[] =
     "{\"format\": 1}";
@@ -81,8 +82,8 @@ const Table kTable = {
     {kOutputs, 2},
     {kWeights, 2},
     kPayloadHeader,
-    256,
-    80,
+    384,
+    144,
     1680,
     {kSteps, 3},
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from typing import ClassVar
 
 from vitc.codegen.kernel import KernelCall, Operand, Site
@@ -10,7 +11,7 @@ from vitc.codegen.records import Choice
 from vitc.codegen.targets.gpu.epilogue import C_TYPES
 from vitc.codegen.targets.gpu.gemm import Config, GpuGemm
 from vitc.codegen.targets.gpu.sm90_gemm import COLUMN_GROUP, STATS_WIDTHS, problem
-from vitc.codegen.targets.gpu.sm90_tiles import TILES, LargeTile, cost
+from vitc.codegen.targets.gpu.sm90_tiles import TILES, LargeTile, Problem
 from vitc.codegen.targets.gpu.sources import row_source
 from vitc.ir.types import DType, per_image
 from vitc.ops import Fused
@@ -57,7 +58,7 @@ class Sm90GatherGemm(GpuGemm):
     def choice(self, call: KernelCall, batch: int) -> Choice:
         portable, wanted = super().choice(call, batch), problem(call.site, batch)
         tiles = sorted(
-            (tile for tile in _TILES.values() if tile.takes(wanted)),
+            (tile for tile in _TILES.values() if _takes(tile, wanted)),
             key=lambda tile: cost(tile, wanted, self.tuning.arch.multiprocessors),
         )
         names = (*(tile.name for tile in tiles[:_MOST]), *portable.names)
@@ -81,3 +82,18 @@ class Sm90GatherGemm(GpuGemm):
             "sm90::gather_gemm",
             "gpu/sm90/gather_gemm.cuh",
         )
+
+
+def _takes(tile: LargeTile, problem: Problem) -> bool:
+    # 24576 sums of a ping-pong tile and a row's statistics spill 4 bytes (nvcc 13.0).
+    spills = problem.stats and tile.ping_pong and tile.rows * tile.columns == 128 * 192
+    return tile.takes(problem) and not spills
+
+
+def cost(tile: LargeTile, problem: Problem, multiprocessors: int) -> float:
+    """Estimated clocks of the steps, which are those of the copies: as many for a row and a column
+    of a tile as fit benchmarks/h100/patches.json, at 1.7 GHz.
+    """
+    tiles = ceil(problem.m / tile.tile_rows) * ceil(problem.n / tile.columns)
+    step = 10.6 * tile.tile_rows + 3.74 * tile.columns - 204
+    return ceil(tiles / multiprocessors) * ceil(problem.k / 64) * step
