@@ -15,8 +15,8 @@ folder to begin with what the package ships.
 
 Writes `--output` after each choice, and adds to `--record` (beside it, by default), as
 vitc/codegen/records.py reads them, the whole model's times of each choice whose fastest is the one
-that was kept. `--record` alone adds those of an output of before. The package's
-`h100-in-model.json` holds the products that all layers have (`--calls 11`).
+that was kept. `--record` alone adds those of an output of before: the package's
+`h100-in-model.json` holds those of benchmarks/h100/in_model_*.json, later ones in place of earlier.
 """
 
 from __future__ import annotations

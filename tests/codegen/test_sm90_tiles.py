@@ -196,9 +196,11 @@ def test_one_library_has_an_attention_for_few_images_and_one_for_many() -> None:
     (call,) = select(parse_graph(text + "  return %y\n}\n"), target).calls
     rendered = call.kernel.render(call)
     assert rendered.config == "197, 197, 64, 208, 3, 4, 2; 197, 197, 64, 112, 4, 6, 3"
-    few, many = rendered.body.split("if (call.batch <= 8) {")[1].split("}", 1)
-    assert "attention<gpu::Tile0>" in few
-    assert "attention<gpu::Tile1>" in many
+    before, after = rendered.body.split("if (call.batch <= 8)\n")
+    assert "return" not in before
+    few, many = after.split(";", 1)
+    assert "return gpu::sm90::attention<gpu::Tile0>" in few
+    assert "return gpu::sm90::attention<gpu::Tile1>" in many
 
 
 @pytest.mark.parametrize("depth", [8, 32, 64, 72, 80, 128])

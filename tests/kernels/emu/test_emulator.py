@@ -264,6 +264,18 @@ def test_a_failed_launch_leaves_the_library_usable() -> None:
     assert SOME_LEAVE(np.zeros(64, np.float32), floats(1), 0).sum() == 64
 
 
+MANY = Probe("  out[thread()] = 1;", threads=1024)
+
+
+def test_a_library_at_rest_keeps_no_stacks() -> None:
+    """Each takes two of the 65530 mappings that a process may have; a test run loads hundreds."""
+    build(HEAD + "".join(PROBES.values()))
+    maps = Path("/proc/self/maps")
+    before = len(maps.read_text().splitlines())
+    assert MANY(np.zeros(1024, np.float32), floats(1)).sum() == 1024
+    assert len(maps.read_text().splitlines()) < before + 512
+
+
 TOO_LARGE = Probe("", shared=1 << 20)
 
 

@@ -249,8 +249,8 @@ def cost(tile: Tile, problem: Problem, multiprocessors: int) -> float:
 def _split_cost(
     tile: SplitTile, steps: int, tiles: int, epilogue: float, multiprocessors: int
 ) -> float:
-    """That of a split tile. A stage that has to be filled anew is asked for, comes and is read.
-    Clusters of more than two blocks do not fill the groups of multiprocessors that they lie in.
+    """That of a split tile. Clusters of more than two blocks do not fill the groups of
+    multiprocessors that they lie in.
     """
     rows, columns = tile.tile_rows, tile.columns
     products, copies = rows * columns * 64 / 2048, (rows + columns) * 128 / _INTO_SHARED
@@ -262,8 +262,5 @@ def _split_cost(
     waves = ceil(tiles / (clusters * together))
     shared = min(together, ceil(tiles * tile.split / multiprocessors)) if tile.shares else 1.441
     exchange = 1339 + tile.sent_bytes / 15.76 if tile.split > 1 else 0
-    part = ceil(steps / tile.split)
-    if part > tile.stages:
-        step = max(step, (173 + copies + products) / tile.stages)
     end = 0.814 * epilogue / tile.groups / tile.split + exchange
-    return waves * (part * step * shared + 452 + end)
+    return waves * (ceil(steps / tile.split) * step * shared + 452 + end)
