@@ -97,8 +97,8 @@ struct Epilogue {{
     gpu::add(v, residual + row * {n} + column);
   }}
   template <int V>
-  VITC_DEVICE void store(int row, int column, float (&v)[V]) const {{
-    gpu::write(out + row * {n} + column, v);
+  VITC_DEVICE void store(int row, int column, float (&v)[V], bool inside = true) const {{
+    gpu::write(out + row * {n} + column, v, inside);
   }}
 }};
 extern "C" int @run@(void* const* args, const int64_t* sizes) {{

@@ -94,8 +94,8 @@ struct Epilogue {{
     gpu::add(v, table + row % {p.period} * {n} + column);
   }}
   template <int V>
-  VITC_DEVICE void store(int row, int column, float (&v)[V]) const {{
-    gpu::write(out + row * {n} + column, v);
+  VITC_DEVICE void store(int row, int column, float (&v)[V], bool inside = true) const {{
+    gpu::write(out + row * {n} + column, v, inside);
   }}
   template <int V>
   VITC_DEVICE void operator()(int row, int column, float (&v)[V], float row_scale) const {{

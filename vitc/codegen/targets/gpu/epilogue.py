@@ -89,6 +89,7 @@ class Epilogue:
 @dataclass
 class _Writer:
     half: bool
+    constant: tuple[bool, ...]  # of the inputs
     members: list[Member] = field(default_factory=list[Member])
     row_scale: str = ""
     lines: list[str] = field(default_factory=list[str])
@@ -135,9 +136,13 @@ def render_epilogue(
     result: Shape,
     *,
     first_output: int | None = None,
+    constant: tuple[bool, ...] = (),
 ) -> Epilogue:
-    """The functor for the steps of `op`, whose first result has shape `result`."""
-    writer = _Writer(half=outputs[0].type.dtype in (DType.FLOAT16, DType.BFLOAT16))
+    """The functor for the steps of `op`, whose first result has shape `result`. constant: which
+    inputs are known to be constants of the model.
+    """
+    half = outputs[0].type.dtype in (DType.FLOAT16, DType.BFLOAT16)
+    writer = _Writer(half, constant or (False,) * len(inputs))
     for number, step in enumerate(op.steps):
         _step(writer, number, step, inputs, result)
     position = len(inputs) if first_output is None else first_output
@@ -145,7 +150,7 @@ def render_epilogue(
     writer.members.append(Member(f"{type_}*", "out", f"arg<{type_}>(call, {position})"))
     access = _require(row_access(outputs[0], result), outputs[0])
     aligned = "" if _aligned(access, result) else "_unaligned"
-    writer.lines.append(f"write{aligned}(out + {_at(access)}, v);")
+    writer.lines.append(f"write{aligned}(out + {_at(access)}, v, inside);")
     slices = 0
     if op.stats:
         slices = -(-per_image(result[-1:]) // op.stats)
@@ -202,6 +207,8 @@ def _operand_step(
     where = f"{pointer} + {_at(access)}"
     if not access.constant and not aligned:
         writer.operands.append(where)
+    elif writer.constant[step.operand] and not aligned:
+        where = f"constant({where})"
     plain = {"add": "add", "mul": "multiply"}.get(step.kind) if not aligned else None
     if plain:
         writer.lines.append(f"{plain}(v, {where});")

@@ -165,7 +165,7 @@ class GpuGemm(GpuKernel):
             n=n,
             k=k,
             source=row_source(call.inputs[0], site.inputs[0].shape, loaded=site.inputs[1].dtype),
-            epilogue=render_epilogue(op, call.inputs, call.outputs, result),
+            epilogue=render_epilogue(op, call.inputs, call.outputs, result, constant=site.constant),
             configs=configs,
         )
         text = render("gpu/gemm.cu.jinja", params)

@@ -126,7 +126,7 @@ class Sm90Gemm(GpuKernel):
         rows = _even_rows(call.inputs[0], site.inputs[0].shape)
         assert rows is not None, call.inputs[0].map
         type_ = C_TYPES[site.inputs[0].dtype]
-        epilogue = render_epilogue(op, call.inputs, call.outputs, result)
+        epilogue = render_epilogue(op, call.inputs, call.outputs, result, constant=site.constant)
         where = _row_operand(epilogue, type_)
         params = Sm90GemmParams(
             label=f"gemm {n}x{k}",

@@ -74,23 +74,16 @@ class LargeTile:
         assert self.stages * stage + 2048 <= _SHARED_BYTES
         if problem.stats and self.columns % problem.stats:
             return False  # a slice is one tile's
-        # 192 rows of a warpgroup leave no registers for residuals in flight.
         kinds = [step for step in problem.steps if step != "row_rstd"]
         operands = any(step in _WITH_OPERAND for step in kinds[1:])
         if not operands and not self.fetch:
             return False  # the same kernel as that with fetch
         if operands and "row_rstd" in problem.steps:
             return self.consumers == 3  # else those who fetch both have but 24 registers
-        if operands and self.consumers == 3 and self.columns == 192:
-            return False  # fast alone, but 20 us slower in ViT-B at batch 32 (h100/log.md, 17)
-        bfloat = problem.dtype is DType.BFLOAT16
-        if bfloat and operands and problem.sums and self.ping_pong and self.columns == 160:
-            return False  # 8 bytes spilt
-        if self.rows * self.columns == 128 * 192 and operands and problem.stats:
-            return problem.stats == 32 and (self.rows < 192 or not bfloat)  # else spilt
-        if self.rows == 192 and self.columns == 96:
-            return not (operands and problem.stats and bfloat)
-        return not (self.rows == 192 and (operands or problem.stats))
+        # 192 sums of a thread leave no registers for a bias and a gate beside a residual in flight.
+        full = self.rows * self.columns == 128 * 192
+        terms = sum(step in _WITH_OPERAND for step in kinds)
+        return not full or (terms <= 2 and (not operands or problem.stats in (0, 32)))
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ enum CUtensorMapSwizzle {
 };
 enum CUtensorMapL2promotion {
   CU_TENSOR_MAP_L2_PROMOTION_NONE = 0,
-  CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3
+  CU_TENSOR_MAP_L2_PROMOTION_L2_128B = 2
 };
 enum CUtensorMapFloatOOBfill {
   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0,

@@ -310,11 +310,37 @@ VITC_DEVICE void store(T* address, const T (&v)[N] VITC_SITE_PARAMETER) {
   }
 }
 
-// The same with conversion: N elements of T as floats.
+// Where a constant of the model lies, which no kernel writes: so its loads may be moved past stores
+// and waits, which nvcc does.
+template <class T>
+struct Constant {
+  const T* address;
+};
+template <class T>
+VITC_DEVICE Constant<T> constant(const T* address) {
+  return {address};
+}
 template <int N, class T>
-VITC_DEVICE void load_floats(float (&v)[N], const T* address VITC_SITE_PARAMETER) {
-  T stored[N];
-  load<N>(stored, address VITC_SITE_ARGUMENT);
+VITC_DEVICE void load(T (&v)[N], Constant<T> from VITC_SITE_PARAMETER) {
+#if !defined(VITC_EMULATE) && !defined(__HIP__)
+  if constexpr (N * sizeof(T) == 16) {
+    const uint4 words = __ldg(reinterpret_cast<const uint4*>(from.address));
+    memcpy(v, &words, sizeof(v));
+    return;
+  }
+#endif
+  load<N>(v, from.address VITC_SITE_ARGUMENT);
+}
+
+// The same with conversion: N elements of T as floats.
+template <class T>
+T element_of(const T*);
+template <class T>
+T element_of(Constant<T>);
+template <int N, class From>
+VITC_DEVICE void load_floats(float (&v)[N], From from VITC_SITE_PARAMETER) {
+  decltype(element_of(from)) stored[N];
+  load<N>(stored, from VITC_SITE_ARGUMENT);
   VITC_UNROLL
   for (int i = 0; i < N; ++i) v[i] = to_float(stored[i]);
 }

@@ -152,9 +152,9 @@ VITC_DEVICE void transform(float (&v)[V], const F& f) {
   for (int i = 0; i < V; ++i) v[i] = f(v[i]);
 }
 
-// v = f(v, other[0..V)), elementwise; `other` is aligned as vectors are.
-template <int V, class T, class F>
-VITC_DEVICE void combine(float (&v)[V], const T* other, const F& f) {
+// v = f(v, other[0..V)), elementwise; `other`, a pointer or Constant, is aligned as vectors are.
+template <int V, class From, class F>
+VITC_DEVICE void combine(float (&v)[V], From other, const F& f) {
   float o[V];
   load_floats<V>(o, other);
   VITC_UNROLL
@@ -173,8 +173,8 @@ VITC_DEVICE void scale(float (&v)[V], float factor) {
 }
 
 // v += terms[0..V): a bias at its column, a residual or a table at its row and column.
-template <int V, class T>
-VITC_DEVICE void add(float (&v)[V], const T* terms) {
+template <int V, class From>
+VITC_DEVICE void add(float (&v)[V], From terms) {
   float other[V];
   load_floats<V>(other, terms);
   VITC_UNROLL
@@ -182,18 +182,18 @@ VITC_DEVICE void add(float (&v)[V], const T* terms) {
 }
 
 // v *= factors[0..V): a gate.
-template <int V, class T>
-VITC_DEVICE void multiply(float (&v)[V], const T* factors) {
+template <int V, class From>
+VITC_DEVICE void multiply(float (&v)[V], From factors) {
   float other[V];
   load_floats<V>(other, factors);
   VITC_UNROLL
   for (int i = 0; i < V; ++i) v[i] *= other[i];
 }
 
-// Stores v, and leaves in v what was stored, so that statistics speak of the values that the next
-// kernel reads.
+// Stores v, if that is inside the output, and leaves in v what was stored, so that statistics speak
+// of the values that the next kernel reads.
 template <int V, class T>
-VITC_DEVICE void write(T* to, float (&v)[V]) {
+VITC_DEVICE void write(T* to, float (&v)[V], bool inside = true) {
   T rounded[V];
   if constexpr (V % 2 == 0) {
     VITC_UNROLL
@@ -206,17 +206,18 @@ VITC_DEVICE void write(T* to, float (&v)[V]) {
     VITC_UNROLL
     for (int i = 0; i < V; ++i) rounded[i] = from_float<T>(v[i]);
   }
-  store<V>(to, rounded);
+  if (inside) store<V>(to, rounded);
   VITC_UNROLL
   for (int i = 0; i < V; ++i) v[i] = to_float(rounded[i]);
 }
 
 template <int V, class T>
-VITC_DEVICE void write_unaligned(T* to, float (&v)[V]) {
+VITC_DEVICE void write_unaligned(T* to, float (&v)[V], bool inside = true) {
   VITC_UNROLL
   for (int i = 0; i < V; ++i) {
-    to[i] = from_float<T>(v[i]);
-    v[i] = to_float(to[i]);
+    const T rounded = from_float<T>(v[i]);
+    if (inside) to[i] = rounded;
+    v[i] = to_float(rounded);
   }
 }
 

@@ -198,8 +198,8 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
     if (kHandsOver<Epilogue> && lane() == 0) barrier_arrive(handover.started(index));
     VITC_NO_UNROLL
     for (int step = 1; step < kSteps; ++step) multiply(Int<0>{});
-    RowOperands<TileSums, T, Epilogue> operands;  // the first while the last products run
-    operands.template load<kN>(m, first_m, first_n, 0, epilogue);
+    RowOperands<kN, TileSums, T, Epilogue> operands;  // the first while the last products run
+    if constexpr (decltype(operands)::kEarly) operands.load(0, m, first_m, first_n, epilogue);
     if (kPingPong && tile + stride < tiles) named_arrive(other_turn, 2 * kWarpgroup);
     sums.finish();
     release(before);
@@ -208,8 +208,7 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
     if constexpr (kHandsOver<Epilogue>) barrier_wait(handover.ready(index), handover.parity(index));
     float scales[TileSums::kBlocks * 2];
     read_scales<TileSums, Epilogue>(scales, handover.scales(index) + shared_rows);
-    write_out<kN, kSlice, TileSums, Tile::kColumns>(sums, m, first_m, first_n, scales, operands,
-                                                    epilogue);
+    write_out<kN, kSlice>(sums, m, first_m, first_n, scales, operands, epilogue);
   }
 }
 

@@ -88,7 +88,7 @@ struct Share {
   static constexpr int kTurns = divide_up(Tile::kShare * kAcross, Tile::kConsumers);
   static constexpr bool kAhead = kHasRowOperand<Epilogue>;
   int rows, first_m, first_n;
-  alignas(16) typename Tile::T operands[kAhead ? kTurns : 1][kVector];
+  Loaded<typename Tile::T> operands[kAhead ? kTurns : 1];
 
   static VITC_DEVICE unsigned index(int turn) {
     return unsigned(thread() + turn * Tile::kConsumers);
@@ -106,7 +106,7 @@ struct Share {
     if constexpr (kAhead) {
       VITC_UNROLL
       for (int turn = 0; turn < kTurns; ++turn)
-        load(operands[turn], epilogue.row_operand(row(turn), column(turn)));
+        operands[turn].load(epilogue.row_operand(row(turn), column(turn)));
     }
   }
 
@@ -139,7 +139,9 @@ struct Share {
       add_up(v[turn], memory, rank, turn);
       const float scale = Epilogue::kRowScale ? row_scale[local(turn)] : 1.f;
       if constexpr (kAhead) {
-        epilogue.steps_with(row(turn), column(turn), v[turn], scale, operands[turn]);
+        alignas(16) typename Tile::T operand[kVector];
+        operands[turn].get(operand);
+        epilogue.steps_with(row(turn), column(turn), v[turn], scale, operand);
       } else {
         epilogue.steps(row(turn), column(turn), v[turn], scale);
       }
@@ -271,14 +273,14 @@ split_gemm_kernel(int m, const __grid_constant__ TensorMap map_a,
     VITC_NO_UNROLL
     for (int step = 1; step < steps; ++step) multiply(Int<0>{});
     if constexpr (Tile::kSplit == 1) {
-      RowOperands<TileSums, typename Tile::T, Epilogue> operands;
-      operands.template load<kN>(m, first_m + group_row, first_n, 0, epilogue);
+      RowOperands<kN, TileSums, typename Tile::T, Epilogue> operands;
+      if constexpr (decltype(operands)::kEarly)
+        operands.load(0, m, first_m + group_row, first_n, epilogue);
       sums.finish();
       named_sync(1, Tile::kConsumers);  // the row scales are there
       float scales[2];
       read_scales<TileSums, Epilogue>(scales, row_scale + group_row);
-      write_out<kN, kSlice, TileSums, Tile::kColumns>(sums, m, first_m + group_row, first_n, scales,
-                                                      operands, epilogue);
+      write_out<kN, kSlice>(sums, m, first_m + group_row, first_n, scales, operands, epilogue);
     } else {
       Share<Tile, kN, kSlice, Epilogue> share{share_rows, share_m, first_n, {}};
       constexpr bool kEarly = Tile::kColumns < 192;  // beside more sums there are no registers

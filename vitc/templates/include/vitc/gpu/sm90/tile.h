@@ -97,7 +97,7 @@ struct Position {
 // A warpgroup's sums of a kRows x kColumns tile.
 template <class T, int kRows, int kColumns>
 struct Sums {
-  static constexpr int kBlocks = kRows / 64;
+  static constexpr int kBlocks = kRows / 64, kWidth = kColumns;
   float d[kBlocks][kColumns / 2];
 
   // One step of 64 columns of A and W; `first` writes the sums, later ones add to them.
@@ -151,24 +151,61 @@ constexpr bool kHasRowOperand = false;
 template <class Epilogue>
 constexpr bool kHasRowOperand<Epilogue, std::enable_if_t<Epilogue::kRowOperand>> = true;
 
-// That operand for a thread's rows of a column group. It is loaded while the group before is in the
-// epilogue, whose stores could otherwise not be passed: an output may lie where it was read. Beside
-// 192 sums or row scales there are no registers for it.
-template <class Sums, class T, class Epilogue>
-struct RowOperands {
-  static constexpr int kLines = Sums::kBlocks * 2;
-  static constexpr bool kAhead =
-      kHasRowOperand<Epilogue> && !Epilogue::kRowScale && sizeof(Sums) / sizeof(float) < 192;
-  alignas(16) T v[kAhead ? kLines : 1][kVector];
+// How a warpgroup's sums go through the epilogue: piece by piece, each of a few of a thread's rows
+// and as many column groups as fill whole lines of 128 bytes. For an output often lies where the
+// residual was read, and a store to a line of which a load is under way waits for it: 20 to 200 us
+// a kernel (benchmarks/h100/log.md, 33). Where groups are odd in number, tiles do not begin with a
+// line, and a piece has all of them.
+template <class Sums, bool kLoads>
+struct Pieces {
+  static constexpr int kGroups = Sums::kWidth / kColumnGroup, kLines = Sums::kBlocks * 2;
+  static constexpr int kAcross = !kLoads ? 1 : kGroups % 2 == 0 ? 2 : kGroups;
+  static constexpr bool kFull = sizeof(Sums) / sizeof(float) >= 192;  // of registers
+  static constexpr int kDown = !kLoads                ? (kLines > 4 ? kLines / 2 : kLines)
+                               : kFull || kAcross > 3 ? 1
+                                                      : 2;
+  static constexpr int kCount = kLines / kDown * (kGroups / kAcross);
 
-  template <int kN>
-  VITC_DEVICE void load(int m, int first_m, int first_n, int group, const Epilogue& epilogue) {
+  static constexpr VITC_HOST_DEVICE int line(int piece) { return piece % (kLines / kDown) * kDown; }
+  static constexpr VITC_HOST_DEVICE int group(int piece) {
+    return piece / (kLines / kDown) * kAcross;
+  }
+};
+
+// kVector elements as they were loaded, in whole registers: nvcc takes halves apart where they are
+// loaded, which would wait for them there.
+template <class T>
+struct Loaded {
+  static_assert(kVector * sizeof(T) == 16);
+  uint32_t word[4] = {};
+
+  VITC_DEVICE void load(const T* from) { gpu::load(word, reinterpret_cast<const uint32_t*>(from)); }
+  VITC_DEVICE void get(T (&v)[kVector]) const { memcpy(v, word, sizeof(v)); }
+};
+
+// That operand for a piece. It is loaded as soon as the piece before has been added, ahead of that
+// one's stores, which it could otherwise not pass. The first is loaded while products still run
+// (kEarly), unless 192 sums leave no registers for it. Beside row scales there are none at all.
+template <int kN, class Sums, class T, class Epilogue>
+struct RowOperands {
+  static constexpr bool kAhead = kHasRowOperand<Epilogue> && !Epilogue::kRowScale;
+  using P = Pieces<Sums, kAhead>;
+  static constexpr bool kEarly = kAhead && !P::kFull;
+  Loaded<T> loaded[kAhead ? P::kDown : 1][P::kAcross];
+
+  // What lies outside the output stays as it is.
+  VITC_DEVICE void load(int piece, int m, int first_m, int first_n, const Epilogue& epilogue) {
     if constexpr (kAhead) {
-      const int row = opaque(first_m + Sums::row(0, 0)), column = first_n + Sums::column(group);
-      if (column >= kN) return;
       VITC_UNROLL
-      for (int i = 0; i < kLines; ++i)
-        gpu::load(v[i], epilogue.row_operand(minimum(row + Sums::row_of(i), m - 1), column));
+      for (int j = 0; j < P::kDown; ++j) {
+        const int row = first_m + Sums::row(0, 0) + Sums::row_of(P::line(piece) + j);
+        VITC_UNROLL
+        for (int g = 0; g < P::kAcross; ++g) {
+          const int column = first_n + Sums::column(P::group(piece) + g);
+          if (row < m && (kN % Sums::kWidth == 0 || column < kN))
+            loaded[j][g].load(epilogue.row_operand(row, column));
+        }
+      }
     }
   }
 };
@@ -238,57 +275,61 @@ struct SliceStatistics {
   }
 };
 
-// Passes a warpgroup's tile through the epilogue. The rows of a column group go together, all loads
-// before the first store: an output may lie where an operand was read, so that the compiler could
-// not move a load before a store, and each would wait for memory alone. Rows past the end compute
-// what the last row does, and are not stored. Of six rows go three at a time: there are no
-// registers for more. Statistics speak of kSlice columns, which one tile has all of.
-template <int kN, int kSlice, class Sums, int kColumns, class T, class Epilogue>
+// Passes a warpgroup's tile through the epilogue. Of a piece, all loads come before the first
+// store: the compiler could not move a load before a store that may be to the same place, and each
+// would wait for memory alone. Rows past the end compute something, too, and are not stored.
+// Statistics speak of kSlice columns, which one tile has all of.
+template <int kN, int kSlice, class Sums, class T, class Epilogue>
 VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
                            const float (&scales)[Sums::kBlocks * 2],
-                           RowOperands<Sums, T, Epilogue>& next, const Epilogue& epilogue) {
-  constexpr int kLines = Sums::kBlocks * 2;  // rows of a thread
-  constexpr int kAtOnce = kLines > 4 ? kLines / 2 : kLines;
+                           RowOperands<kN, Sums, T, Epilogue>& operands, const Epilogue& epilogue) {
+  using Operands = RowOperands<kN, Sums, T, Epilogue>;
+  using P = typename Operands::P;
   constexpr int kSliceGroups = kSlice / kColumnGroup;
-  SliceStatistics<kN, kSlice, kColumns, Epilogue> statistics[kLines];
+  SliceStatistics<kN, kSlice, Sums::kWidth, Epilogue> statistics[P::kLines];
+  if constexpr (!Operands::kEarly) operands.load(0, m, first_m, first_n, epilogue);
   VITC_UNROLL
-  for (int group = 0; group < kColumns / kColumnGroup; ++group) {
-    const int column = first_n + Sums::column(group);
-    // Row offsets are made anew for each group: kept, they would take the registers that loads
-    // need.
-    const int row = opaque(first_m + Sums::row(0, 0));
-    const auto operands = next;
-    if (group + 1 < kColumns / kColumnGroup)
-      next.template load<kN>(m, first_m, first_n, group + 1, epilogue);
-    if (kN % kColumns == 0 || column < kN) {
+  for (int piece = 0; piece < P::kCount; ++piece) {
+    const int row = first_m + Sums::row(0, 0);
+    const auto at_row = [&](int j) { return row + Sums::row_of(P::line(piece) + j); };
+    const auto at_column = [&](int g) { return first_n + Sums::column(P::group(piece) + g); };
+    const auto inside = [&](int g) { return kN % Sums::kWidth == 0 || at_column(g) < kN; };
+    float v[P::kDown][P::kAcross][kVector];
+    VITC_UNROLL
+    for (int g = 0; g < P::kAcross; ++g) {
+      if (!inside(g)) continue;
       VITC_UNROLL
-      for (int first = 0; first < kLines; first += kAtOnce) {
-        float v[kAtOnce][kVector];
-        VITC_UNROLL
-        for (int j = 0; j < kAtOnce; ++j) {
-          const int i = first + j, clamped = minimum(row + Sums::row_of(i), m - 1);
-          sums.get(v[j], i / 2, i % 2, group);
-          if constexpr (RowOperands<Sums, T, Epilogue>::kAhead) {
-            epilogue.steps_with(clamped, column, v[j], scales[i], operands.v[i]);
-          } else {
-            epilogue.steps(clamped, column, v[j], scales[i]);
-          }
-        }
-        VITC_UNROLL
-        for (int j = 0; j < kAtOnce; ++j) {
-          const int i = first + j;
-          if (row + Sums::row_of(i) < m) epilogue.store(row + Sums::row_of(i), column, v[j]);
-          statistics[i].add(v[j]);
+      for (int j = 0; j < P::kDown; ++j) {
+        const int i = P::line(piece) + j, clamped = minimum(at_row(j), m - 1);
+        sums.get(v[j][g], i / 2, i % 2, P::group(piece) + g);
+        if constexpr (Operands::kAhead) {
+          alignas(16) T operand[kVector];
+          operands.loaded[j][g].get(operand);
+          epilogue.steps_with(clamped, at_column(g), v[j][g], scales[i], operand);
+        } else {
+          epilogue.steps(clamped, at_column(g), v[j][g], scales[i]);
         }
       }
     }
-    if ((group + 1) % kSliceGroups == 0) {
+    const bool room = !P::kFull || piece > 0;  // beside v and the sums that are left
+    if (room && piece + 1 < P::kCount) operands.load(piece + 1, m, first_m, first_n, epilogue);
+    VITC_UNROLL
+    for (int j = 0; j < P::kDown; ++j) {
+      auto& row_statistics = statistics[P::line(piece) + j];
       VITC_UNROLL
-      for (int i = 0; i < kLines; ++i) statistics[i].next(group / kSliceGroups);
+      for (int g = 0; g < P::kAcross; ++g) {
+        if (inside(g)) {
+          epilogue.store(at_row(j), at_column(g), v[j][g], at_row(j) < m);
+          row_statistics.add(v[j][g]);
+        }
+        const int groups = P::group(piece) + g + 1;
+        if (groups % kSliceGroups == 0) row_statistics.next(groups / kSliceGroups - 1);
+      }
     }
+    if (!room && piece + 1 < P::kCount) operands.load(piece + 1, m, first_m, first_n, epilogue);
   }
   VITC_UNROLL
-  for (int i = 0; i < kLines; ++i) {
+  for (int i = 0; i < P::kLines; ++i) {
     const int row = opaque(first_m) + Sums::row(i / 2, i % 2);
     if (row < m) statistics[i].store(row, opaque(first_n) / kSlice, epilogue);
   }

@@ -105,7 +105,7 @@ int encode_tensor(TensorMap* map, const T* data, const cuuint64_t (&extent)[kRan
   const CUresult result =
       encoder(map, MapType<T>::value, kRank, const_cast<T*>(data), extent, pitch, box, step,
               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+              CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? 0 : int(cudaErrorInvalidValue);
 }
 
