@@ -23,6 +23,10 @@ struct Raster {
     const int rows = Tile::kTileRows * Tile::kCluster;
     return (m + rows - 1) / rows * kTilesN;
   }
+  // The tile that is worked on as number `index`.
+  static VITC_DEVICE int tile(int index, int tiles) {
+    return Tile::kBackwards ? tiles - 1 - index : index;
+  }
   static VITC_DEVICE int row(int tile, int rank) {
     return (tile / kTilesN * Tile::kCluster + rank) * Tile::kTileRows;
   }
@@ -50,14 +54,16 @@ VITC_DEVICE void produce(const Ring<Tile>& ring, const TensorMap* map_a, const T
   // Weights are there before earlier kernels have ended, A is not.
   constexpr int kAhead = kSteps < Tile::kStages ? kSteps : Tile::kStages;
   VITC_NO_UNROLL
-  for (int step = 0; step < kAhead; ++step) copy_weights(step, step, Where::column(first));
+  for (int step = 0; step < kAhead; ++step)
+    copy_weights(step, step, Where::column(Where::tile(first, tiles)));
   wait_for_previous_kernel();
 
   int ahead = kAhead;
   Position<Tile> at;
   at.parity = 1;
   VITC_NO_UNROLL
-  for (int tile = first; tile < tiles; tile += stride) {
+  for (int index = first; index < tiles; index += stride) {
+    const int tile = Where::tile(index, tiles);
     const int row = Where::row(tile, rank), column = Where::column(tile);
     VITC_NO_UNROLL
     for (int step = 0; step < kSteps; ++step) {
@@ -111,8 +117,9 @@ VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int f
   wait_for_previous_kernel();
   VITC_NO_UNROLL
   for (int index = 0;; ++index) {
-    const int tile = first + index * stride;
-    if (tile >= tiles) break;
+    const int number = first + index * stride;
+    if (number >= tiles) break;
+    const int tile = Where::tile(number, tiles);
     const int first_m = Where::row(tile, rank), first_n = Where::column(tile);
     barrier_wait(handover.started(index), handover.parity(index));
     if constexpr (Epilogue::kRowScale) {
@@ -122,7 +129,7 @@ VITC_DEVICE void fetch_for_epilogue(const Handover<Tile>& handover, int m, int f
       }
     }
     // The last tile of a warpgroup has no other one's products to hide its epilogue behind.
-    const bool last = tile + stride * (Tile::kPingPong ? 2 : 1) >= tiles;
+    const bool last = number + stride * (Tile::kPingPong ? 2 : 1) >= tiles;
     if (Epilogue::kOperands && (Tile::kFetch || last)) {
       const int columns = minimum(Tile::kColumns, kN - first_n);
       // A few rows at a time over half of the main loop: at once, they would hold up the copies of
@@ -164,8 +171,9 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
   for (int index = kPingPong ? group : 0;; index += kPingPong ? 2 : 1) {
     // Read anew for each tile: what is kept costs the epilogue registers.
     const int stride = fresh_grid_size() / Tile::kCluster, tiles = Where::tiles(opaque(m));
-    const int tile = fresh_block() / Tile::kCluster + index * stride;
-    if (tile >= tiles) break;
+    const int number = fresh_block() / Tile::kCluster + index * stride;
+    if (number >= tiles) break;
+    const int tile = Where::tile(number, tiles);
     const int rank = Tile::kCluster == 1 ? 0 : int(cluster_rank());
     const int first_m = Where::row(tile, rank) + shared_rows, first_n = Where::column(tile);
     Position<Tile> at;
@@ -200,7 +208,7 @@ VITC_DEVICE void consume(const Ring<Tile>& ring, const Handover<Tile>& handover,
     for (int step = 1; step < kSteps; ++step) multiply(Int<0>{});
     RowOperands<kN, TileSums, T, Epilogue> operands;  // the first while the last products run
     if constexpr (decltype(operands)::kEarly) operands.load(0, m, first_m, first_n, epilogue);
-    if (kPingPong && tile + stride < tiles) named_arrive(other_turn, 2 * kWarpgroup);
+    if (kPingPong && number + stride < tiles) named_arrive(other_turn, 2 * kWarpgroup);
     sums.finish();
     release(before);
 

@@ -32,14 +32,14 @@ constexpr int kPackedRows =
 // them. kPingPong: each has a tile of its own, and one multiplies while the other writes its sums
 // out. Otherwise they share a tile of kConsumers * kRows rows. kCluster blocks share each tile of
 // weights. With kFetch, operands of every tile's epilogue are brought to L2 ahead, else only those
-// of the last.
+// of the last. With kBackwards, work goes from the last rows to the first.
 template <class T_, int kRows_, int kColumns_, int kStages_, int kConsumers_, bool kPingPong_,
-          int kCluster_, bool kFetch_ = true>
+          int kCluster_, bool kFetch_ = true, bool kBackwards_ = false>
 struct GemmTile {
   using T = T_;
   static constexpr int kRows = kRows_, kColumns = kColumns_, kStages = kStages_;
   static constexpr int kConsumers = kConsumers_, kCluster = kCluster_;
-  static constexpr bool kPingPong = kPingPong_, kFetch = kFetch_;
+  static constexpr bool kPingPong = kPingPong_, kFetch = kFetch_, kBackwards = kBackwards_;
   static constexpr int kTileRows = kPingPong ? kRows : kRows * kConsumers;
   static constexpr int kBytesA = kTileRows * kTileBytes, kBytesB = kColumns * kTileBytes;
   static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
