@@ -152,23 +152,25 @@ template <class Epilogue>
 constexpr bool kHasRowOperand<Epilogue, std::enable_if_t<Epilogue::kRowOperand>> = true;
 
 // How a warpgroup's sums go through the epilogue: piece by piece, each of a few of a thread's rows
-// and as many column groups as fill whole lines of 128 bytes. For an output often lies where the
-// residual was read, and a store to a line of which a load is under way waits for it: 20 to 200 us
-// a kernel (benchmarks/h100/log.md, 33). Where groups are odd in number, tiles do not begin with a
-// line, and a piece has all of them.
+// and column groups. With an operand that is loaded ahead (kLoads) groups go in pairs, which fill
+// lines of 128 bytes, or in threes where tiles are as wide: an output often lies where the residual
+// was read, and a store to a line of which a load is under way waits for it, which has made kernels
+// up to three times slower (benchmarks/h100/log.md, 34).
 template <class Sums, bool kLoads>
 struct Pieces {
   static constexpr int kGroups = Sums::kWidth / kColumnGroup, kLines = Sums::kBlocks * 2;
-  static constexpr int kAcross = !kLoads ? 1 : kGroups % 2 == 0 ? 2 : kGroups;
-  static constexpr bool kFull = sizeof(Sums) / sizeof(float) >= 192;  // of registers
-  static constexpr int kDown = !kLoads                ? (kLines > 4 ? kLines / 2 : kLines)
-                               : kFull || kAcross > 3 ? 1
-                                                      : 2;
-  static constexpr int kCount = kLines / kDown * (kGroups / kAcross);
+  static constexpr int kAcross = !kLoads || kGroups == 1 ? 1 : kGroups == 3 ? 3 : 2;
+  static constexpr int kDown = kLoads ? 2 : kLines > 4 ? kLines / 2 : kLines;
+  static constexpr int kCount = kLines / kDown * divide_up(kGroups, kAcross);
+  // Whether sums take the registers that a first operand in flight would need.
+  static constexpr bool kFull = sizeof(Sums) / sizeof(float) >= 192;
 
   static constexpr VITC_HOST_DEVICE int line(int piece) { return piece % (kLines / kDown) * kDown; }
   static constexpr VITC_HOST_DEVICE int group(int piece) {
     return piece / (kLines / kDown) * kAcross;
+  }
+  static constexpr VITC_HOST_DEVICE int groups(int piece) {
+    return kGroups - group(piece) < kAcross ? kGroups - group(piece) : kAcross;
   }
 };
 
@@ -200,7 +202,7 @@ struct RowOperands {
       for (int j = 0; j < P::kDown; ++j) {
         const int row = first_m + Sums::row(0, 0) + Sums::row_of(P::line(piece) + j);
         VITC_UNROLL
-        for (int g = 0; g < P::kAcross; ++g) {
+        for (int g = 0; g < P::groups(piece); ++g) {
           const int column = first_n + Sums::column(P::group(piece) + g);
           if (row < m && (kN % Sums::kWidth == 0 || column < kN))
             loaded[j][g].load(epilogue.row_operand(row, column));
@@ -296,7 +298,7 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
     const auto inside = [&](int g) { return kN % Sums::kWidth == 0 || at_column(g) < kN; };
     float v[P::kDown][P::kAcross][kVector];
     VITC_UNROLL
-    for (int g = 0; g < P::kAcross; ++g) {
+    for (int g = 0; g < P::groups(piece); ++g) {
       if (!inside(g)) continue;
       VITC_UNROLL
       for (int j = 0; j < P::kDown; ++j) {
@@ -317,7 +319,7 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
     for (int j = 0; j < P::kDown; ++j) {
       auto& row_statistics = statistics[P::line(piece) + j];
       VITC_UNROLL
-      for (int g = 0; g < P::kAcross; ++g) {
+      for (int g = 0; g < P::groups(piece); ++g) {
         if (inside(g)) {
           epilogue.store(at_row(j), at_column(g), v[j][g], at_row(j) < m);
           row_statistics.add(v[j][g]);
