@@ -62,12 +62,15 @@ class Packing:
 
 @dataclass(frozen=True)
 class KernelCall:
-    """One kernel applied at one site; operands in the order of the node's."""
+    """One kernel applied at one site; operands in the order of the node's. backwards: whether it
+    works from the last rows to the first, where its kernel can.
+    """
 
     kernel: Kernel
     site: Site
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
+    backwards: bool = False
 
     @property
     def node(self) -> Node:
@@ -90,6 +93,7 @@ class Kernel(ABC):
 
     name: ClassVar[str]
     ops: ClassVar[tuple[type[Op], ...]]
+    reversible: ClassVar[bool] = False  # whether it heeds KernelCall.backwards
 
     def refuses(self, site: Site) -> str | None:
         """Why the kernel cannot implement this site, or None when it can."""

@@ -6,6 +6,7 @@ where neither can, the moved tensor is materialised by a copy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vitc.codegen.kernel import Kernel, KernelCall, Operand, Packing, Site, Target
@@ -103,7 +104,7 @@ class _Selector:
                 ops=tuple(missing),
             )
         self._outputs()
-        return Selection(self.graph, tuple(self.calls), self._recipes())
+        return Selection(self.graph, _directed(self.calls), self._recipes())
 
     def _site(self, node: Node) -> Site:
         types = self.graph.types
@@ -229,3 +230,25 @@ class _Selector:
             tuple(dict.fromkeys(outputs)),
         )
         return graph.without_dead_nodes()
+
+
+def _directed(calls: Sequence[KernelCall]) -> tuple[KernelCall, ...]:
+    """The calls, each beginning where the one before it has ended as far as kernels can go
+    backwards: what was written last is still in the cache. (They alternate, so a chain of calls
+    that returns to itself after an odd number of them, as a transformer block does, has one that
+    does not.)
+    """
+    forwards = {
+        operand.value for call in calls if not call.kernel.reversible for operand in call.inputs
+    }
+    backwards: dict[str, bool] = {}
+    directed: list[KernelCall] = []
+    for call in calls:
+        if call.kernel.reversible:
+            read_forwards = call.outputs[0].value in forwards
+            call = replace(
+                call, backwards=read_forwards or not backwards.get(call.inputs[0].value, True)
+            )
+        backwards.update((operand.value, call.backwards) for operand in call.outputs)
+        directed.append(call)
+    return tuple(directed)

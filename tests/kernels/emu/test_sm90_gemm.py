@@ -43,7 +43,7 @@ def test_rows_that_are_alike_get_the_same_bits() -> None:
 def test_tiles_fit_shared_memory() -> None:
     """What the choice of a tile knows of its shared memory is what the kernel asks for."""
     sizes = "".join(
-        f"static_assert(sm90::{tile.cpp('half')}::kSharedBytes "
+        f"static_assert(sm90::{tile.cpp('half', False)}::kSharedBytes "
         f"{f'== {tile.shared_bytes}' if isinstance(tile, SplitTile) else '<= (227 << 10)'});\n"
         for tile in TILES
     )

@@ -68,6 +68,7 @@ class Sm90Gemm(GpuKernel):
 
     name: ClassVar[str] = "sm90_gemm"
     ops: ClassVar[tuple[type[Op], ...]] = (Linear,)
+    reversible: ClassVar[bool] = True
 
     def refuses(self, site: Site) -> str | None:
         a, w = site.inputs[:2]
@@ -142,7 +143,9 @@ class Sm90Gemm(GpuKernel):
             loaded_lines=tuple(
                 line.replace(where, "operand") if where else line for line in epilogue.lines[:-1]
             ),
-            configs=tuple(Sm90Config(t.cpp(type_), t.function, up_to) for t, up_to in tiles),
+            configs=tuple(
+                Sm90Config(t.cpp(type_, call.backwards), t.function, up_to) for t, up_to in tiles
+            ),
         )
         return Rendered(
             render("gpu/sm90_gemm.cu.jinja", params), "; ".join(tile.name for tile, _ in tiles)

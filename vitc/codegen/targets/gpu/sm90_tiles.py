@@ -63,11 +63,12 @@ class LargeTile:
 
     function = "gemm"
 
-    def cpp(self, type_: str) -> str:
-        ping_pong = str(self.ping_pong).lower()
+    def cpp(self, type_: str, backwards: bool) -> str:
         sizes = f"{self.rows}, {self.columns}, {self.stages}, {self.consumers}"
-        fetch = str(self.fetch).lower()
-        return f"GemmTile<{type_}, {sizes}, {ping_pong}, {self.cluster}, {fetch}>"
+        ping_pong, fetch, back = (
+            str(flag).lower() for flag in (self.ping_pong, self.fetch, backwards)
+        )
+        return f"GemmTile<{type_}, {sizes}, {ping_pong}, {self.cluster}, {fetch}, {back}>"
 
     def takes(self, problem: Problem) -> bool:
         stage = (self.tile_rows + self.columns) * 128
@@ -80,10 +81,12 @@ class LargeTile:
             return False  # the same kernel as that with fetch
         if operands and "row_rstd" in problem.steps:
             return self.consumers == 3  # else those who fetch both have but 24 registers
-        # 192 sums of a thread leave no registers for a bias and a gate beside a residual in flight.
+        # Beside 192 sums of a thread and a residual in flight there are no registers for a gate,
+        # columns past the end or the numbers of wide slices.
         full = self.rows * self.columns == 128 * 192
         terms = sum(step in _WITH_OPERAND for step in kinds)
-        return not full or (terms <= 2 and (not operands or problem.stats in (0, 32)))
+        whole = problem.n % self.columns == 0 and problem.stats in (0, 32)
+        return not (full and operands) or (terms <= 2 and whole)
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ class SplitTile:
         """Whether two blocks fit a multiprocessor, one of the next kernel beside its own, say."""
         return 2 * (self.shared_bytes + 1024) <= _SHARED_BYTES + 1024
 
-    def cpp(self, type_: str) -> str:
+    def cpp(self, type_: str, backwards: bool) -> str:  # one tile a block: there is no order
+        del backwards
         return f"SplitTile<{type_}, {self.columns}, {self.stages}, {self.split}, {self.groups}>"
 
     def takes(self, problem: Problem) -> bool:
