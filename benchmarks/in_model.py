@@ -15,8 +15,9 @@ folder to begin with what the package ships.
 
 Writes `--output` after each choice, and adds to `--record` (beside it, by default), as
 vitc/codegen/records.py reads them, the whole model's times of each choice whose fastest is the one
-that was kept. `--record` alone adds those of an output of before: the package's
-`h100-in-model.json` holds those of benchmarks/h100/in_model_*.json, later ones in place of earlier.
+that was kept. `--record` alone adds those of an output of before. A file of them
+beside the package's h100.json comes first if its name sorts before that, as `h100-in-model.json`
+does; the package ships none at present.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,13 +69,15 @@ FLAGS = (
 ).split()
 
 
-def rendered(text: str, dtype: str, tile: str) -> str:
+def rendered(text: str, dtype: str, tile: str, *, backwards: bool = False) -> str:
     target = find_target("cuda:sm_90a", (64,))
     (call,) = select(parse_graph(text.format(t=dtype, steps=STEPS)), target).calls
-    assert isinstance(call.kernel, Sm90Gemm)
+    kernel = call.kernel
+    assert isinstance(kernel, Sm90Gemm)
     (chosen,) = (t for t in TILES if t.name == tile)
     assert chosen.takes(problem(call.site, 1))
-    return call.kernel.render_with(call, [(chosen, 64)]).body.replace(KERNEL, "kernel")
+    call = replace(call, backwards=backwards)
+    return kernel.render_with(call, [(chosen, 64)]).body.replace(KERNEL, "kernel")
 
 
 def find_cuobjdump() -> str | None:
@@ -103,6 +107,7 @@ def machine_code(text: str, toolchain: Toolchain, folder: Path) -> str:
     [
         (RESIDUAL, "f16", "pp128x192c2", 16),  # 2 of 64 rows, 4 of 16 columns, first step apart
         (RESIDUAL, "bf16", "pp128x192c1n", 16),
+        (RESIDUAL, "bf16", "pp192x128c1", 24),
         (FULL, "bf16", "co192x128c1", 8),
         (FULL, "f16", "co192x192c1", 8),
         (FULL, "f16", "split2_64x64s12", 8),
@@ -130,6 +135,18 @@ def test_compiles(
     assert ("STAS" in sass) == tile.startswith(("split2", "split3", "split4"))
     assert "LDL" not in sass
     assert re.search(r"STG\.E\.128", sass)
+
+
+def test_backwards_compiles(cuda_toolchain: Toolchain, tmp_path: Path) -> None:
+    """And the bias is read as a constant, which the residual is not: the result takes its place."""
+    text = rendered(RESIDUAL, "f16", "pp128x192c1", backwards=True)
+    assert "GemmTile<half, 128, 192, 5, 2, true, 1, true, true>" in text
+    sass = machine_code(text, cuda_toolchain, tmp_path)
+    assert len(re.findall(r"\bHGMMA\.", sass)) == 16
+    assert "LDL" not in sass
+    loads = Counter(re.findall(r"\bLDG\.E\.128\S*", sass))
+    groups, rows = 192 // 32, 4  # of a thread
+    assert loads == {"LDG.E.128.CONSTANT": groups, "LDG.E.128": groups * rows}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from kernels.gpu.planting import Bug, check_caught
 COOPERATIVE = sm90_cases.gemm("cooperative", 300, 96, 136)
 CLUSTER = sm90_cases.gemm("cluster", 520, 96, 328)
 AHEAD = sm90_cases.gemm("tall", 150, 104, 200, ahead=True)
+FULL = sm90_cases.gemm("192 sums", 130, 192, 72, ahead=True)
+ODD = sm90_cases.gemm("odd groups", 130, 160, 72, ahead=True)
+BACKWARDS = sm90_cases.gemm("cooperative cluster", 300, 104, 136, backwards=True)
 PARTS = sm90_cases.gemm("three parts", 75, 96, 328)
 GROUPS = sm90_cases.gemm("two groups", 75, 96, 328)
 SCALES = sm90_cases.gemm("two groups, one part", 300, 200, 64)
@@ -33,8 +36,8 @@ BUGS = [
         "gemm: rows copied before the kernel before has ended",
         COOPERATIVE,
         "sm90/gemm.cuh",
-        "Where::column(first));\n  wait_for_previous_kernel();",
-        "Where::column(first));",
+        "Where::column(Where::tile(first, tiles)));\n  wait_for_previous_kernel();",
+        "Where::column(Where::tile(first, tiles)));",
         "before wait_for_previous_kernel()",
     ),
     Bug(
@@ -85,16 +88,80 @@ BUGS = [
         "gemm: residual past the end loaded ahead",
         AHEAD,
         "sm90/tile.h",
-        "row_operand(minimum(row + Sums::row_of(i), m - 1), column)",
-        "row_operand(row + Sums::row_of(i), column)",
+        "if (row < m && (kN",
+        "if ((kN",
         "past the end of args[3]",
     ),
     Bug(
-        "gemm: residual of the column group before",
+        "gemm: residual of the piece before",
         AHEAD,
         "sm90/tile.h",
-        "(m, first_m, first_n, group + 1, epilogue)",
-        "(m, first_m, first_n, group, epilogue)",
+        "if (room && piece + 1 < P::kCount) operands.load(piece + 1,",
+        "if (room && piece + 1 < P::kCount) operands.load(piece,",
+    ),
+    Bug(
+        "gemm: residual of the piece before, behind 192 sums",
+        FULL,
+        "sm90/tile.h",
+        "if (!room && piece + 1 < P::kCount) operands.load(piece + 1,",
+        "if (!room && piece + 1 < P::kCount) operands.load(piece,",
+    ),
+    Bug(
+        "gemm: residual of the column group before",
+        ODD,
+        "sm90/tile.h",
+        "column = first_n + Sums::column(P::group(piece) + g);",
+        "column = first_n + Sums::column(P::group(piece));",
+    ),
+    Bug(
+        "gemm: residual of the first piece's rows",
+        AHEAD,
+        "sm90/tile.h",
+        "first_m + Sums::row(0, 0) + Sums::row_of(P::line(piece) + j)",
+        "first_m + Sums::row(0, 0) + Sums::row_of(j)",
+    ),
+    Bug(
+        "gemm: rows past the end stored",
+        AHEAD,
+        "sm90/tile.h",
+        "v[j][g], at_row(j) < m)",
+        "v[j][g], true)",
+        "past the end of args[3]",
+    ),
+    Bug(
+        "gemm: only the producer goes backwards",
+        BACKWARDS,
+        "sm90/gemm.cuh",
+        "const int tile = Where::tile(number, tiles);\n    const int rank",
+        "const int tile = number;\n    const int rank",
+    ),
+    Bug(
+        "gemm: only the consumers go backwards",
+        BACKWARDS,
+        "sm90/gemm.cuh",
+        "const int tile = Where::tile(index, tiles);",
+        "const int tile = index;",
+    ),
+    Bug(
+        "gemm: the first weights are those of the first tile, the work begins with the last",
+        BACKWARDS,
+        "sm90/gemm.cuh",
+        "Where::column(Where::tile(first, tiles))",
+        "Where::column(first)",
+    ),
+    Bug(
+        "gemm: scales brought for the tiles forwards",
+        BACKWARDS,
+        "sm90/gemm.cuh",
+        "const int tile = Where::tile(number, tiles);\n    const int first_m",
+        "const int tile = number;\n    const int first_m",
+    ),
+    Bug(
+        "gemm: backwards from behind the last tile",
+        BACKWARDS,
+        "sm90/gemm.cuh",
+        "tiles - 1 - index",
+        "tiles - index",
     ),
     Bug(
         "split gemm: sums over stages that other warps' products read",
