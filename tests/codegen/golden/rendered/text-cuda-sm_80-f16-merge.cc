@@ -27,8 +27,8 @@ struct Epilogue {
                          [[maybe_unused]] float row_scale) const {
   }
   template <int V>
-  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V]) const {
-    write(out + m % 2 * 128 + m % 6 / 2 * 256 + m / 24 * 1536 + m / 6 % 2 * 64 + m / 6 % 4 / 2 * 768 + n, v);
+  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V], bool inside = true) const {
+    write(out + m % 2 * 128 + m % 6 / 2 * 256 + m / 24 * 1536 + m / 6 % 2 * 64 + m / 6 % 4 / 2 * 768 + n, v, inside);
   }
   template <int V>
   VITC_DEVICE void operator()(int m, int n, float (&v)[V], float row_scale) const {
@@ -106,8 +106,8 @@ struct Epilogue {
     scale(v, row_scale);
   }
   template <int V>
-  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V]) const {
-    write(out + m * 32 + n, v);
+  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V], bool inside = true) const {
+    write(out + m * 32 + n, v, inside);
   }
   template <int V>
   VITC_DEVICE void operator()(int m, int n, float (&v)[V], float row_scale) const {

@@ -29,8 +29,8 @@ struct Epilogue {
     add(v, in2 + m % 7 * 64 + n);
   }
   template <int V>
-  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V]) const {
-    write(out + m * 64 + n, v);
+  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V], bool inside = true) const {
+    write(out + m * 64 + n, v, inside);
   }
   template <int V>
   VITC_DEVICE void operator()(int m, int n, float (&v)[V], float row_scale) const {
@@ -111,13 +111,13 @@ struct Epilogue {
   VITC_DEVICE void steps([[maybe_unused]] int m, [[maybe_unused]] int n, [[maybe_unused]] float (&v)[V],
                          [[maybe_unused]] float row_scale) const {
     scale(v, row_scale);
-    add(v, in3 + n);
+    add(v, constant(in3 + n));
     apply<GeluErfHalf>(v);
     add(v, in4 + m * 64 + n);
   }
   template <int V>
-  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V]) const {
-    write(out + m * 64 + n, v);
+  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V], bool inside = true) const {
+    write(out + m * 64 + n, v, inside);
   }
   template <int V>
   VITC_DEVICE void operator()(int m, int n, float (&v)[V], float row_scale) const {

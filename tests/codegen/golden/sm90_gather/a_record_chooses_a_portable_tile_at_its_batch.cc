@@ -27,8 +27,8 @@ struct Epilogue {
     add(v, in2 + m % 16 * 96 + n);
   }
   template <int V>
-  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V]) const {
-    write(out + m * 96 + n, v);
+  VITC_DEVICE void store([[maybe_unused]] int m, int n, float (&v)[V], bool inside = true) const {
+    write(out + m * 96 + n, v, inside);
   }
   template <int V>
   VITC_DEVICE void operator()(int m, int n, float (&v)[V], float row_scale) const {
