@@ -176,7 +176,7 @@ CASES = [
             ("ping-pong", 300, False),
             ("cooperative", 300, False),
             ("cluster", 520, False),
-            ("cooperative cluster", 300, True),
+            ("cooperative cluster", 300, False),
             ("three", 420, True),
             ("six rows", 450, True),
             ("odd groups", 300, True),
