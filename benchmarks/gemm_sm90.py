@@ -8,8 +8,8 @@
 random inputs, poisoned outputs, ragged row counts, repeated launches), and times those that are
 right. Candidates of a problem are timed in rounds, one CUDA graph each, so that all see the same
 clocks; the median of the rounds counts. Below 3000 rows the weights rotate through 130 MB, as they
-come from memory in a model; activations rotate through two sets. A result with a residual is written
-over it, as in a model. cuBLAS is F.linear: one kernel, with the bias only.
+come from memory in a model; activations rotate through two sets. A result with a residual is
+written over it, as in a model. cuBLAS is F.linear: one kernel, with the bias only.
 """
 
 from __future__ import annotations

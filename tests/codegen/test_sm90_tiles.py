@@ -53,12 +53,12 @@ def quickest(entry: dict[str, Any]) -> str:
 
 
 def test_model_is_near_the_records() -> None:
-    """Within 10 %, but for one problem in a hundred: one whose fastest tile shares a
-    multiprocessor, which is offered last.
+    """Within 10 %, but for two problems in a hundred, which are within 12 %: of one the fastest
+    tile shares a multiprocessor, which is offered last.
     """
     ratios = sorted(behind(entry) for entry in H100)
-    assert ratios[-1 - len(ratios) // 100] <= 1.1
-    assert ratios[-1] <= 1.15
+    assert ratios[-1 - 2 * len(ratios) // 100] <= 1.1
+    assert ratios[-1] <= 1.12
 
 
 def ship_only_h100(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -181,7 +181,7 @@ def test_what_shares_a_multiprocessor_needs_a_record(m: int) -> None:
     offered = [name in shared for name in names]
     assert offered == sorted(offered)
     assert not offered[0]
-    assert offered[-1] is (m < 12608)
+    assert offered[-1] is (m < 1000)
 
 
 def test_names_are_distinct() -> None:

@@ -10,7 +10,7 @@ from vitc.ir.types import DType
 
 _HEADERS = ("gpu/sm90/gemm.cuh", "gpu/sm90/split_gemm.cuh", "gpu/sm90/tile.h")
 _SHARED_BYTES = 227 << 10  # of a block
-_INTO_SHARED = 52.3  # bytes a clock
+_INTO_SHARED = 48.7  # bytes a clock
 
 
 @dataclass(frozen=True)
@@ -221,26 +221,24 @@ def _shares(tile: Tile) -> bool:
 def cost(tile: Tile, problem: Problem, multiprocessors: int) -> float:
     """Estimated clocks; the constants are fitted to the records (benchmarks/h100/log.md).
 
-    Per multiprocessor and clock: 2048 multiply-adds, about 52 bytes into shared memory, of which
-    multicast saves little. An epilogue costs clocks per element, step and operand to load, which
-    ping-pong hides behind the other warpgroup's products.
+    Per multiprocessor and clock: 2048 multiply-adds, about 49 bytes into shared memory, of which
+    multicast saves less than half. The first rows of A come from memory. An epilogue costs by its
+    elements, more where columns are left over; ping-pong hides it behind the other warpgroup's
+    products.
     """
     rows, columns = tile.tile_rows, tile.columns
-    kinds = len(problem.steps) + (1 if problem.stats else 0)
-    loads = sum(step in _WITH_OPERAND for step in problem.steps) - 1  # the bias is near
-    epilogue = rows * columns / 128 * (8.6 + 1.02 * kinds + 4.86 * max(loads, 0))
+    epilogue = rows * columns / 128 * 6.47 * (1.6 if problem.n % columns else 1)
     tiles_m, tiles_n = ceil(problem.m / rows), ceil(problem.n / columns)
     steps = ceil(problem.k / 64)
     if isinstance(tile, SplitTile):
         return _split_cost(tile, steps, tiles_m * tiles_n, epilogue, multiprocessors)
-    weights = columns * (0.852 + 0.148 / tile.cluster)
-    step = max(rows * columns * 64 / 2048, (rows + weights) * 128 / _INTO_SHARED)
+    weights = columns * (0.567 + 0.433 / tile.cluster)
+    main = steps * max(rows * columns * 64 / 2048, (rows + weights) * 128 / _INTO_SHARED)
     turns = ceil(ceil(tiles_m / tile.cluster) * tiles_n / (multiprocessors // tile.cluster))
-    main = steps * (step + 6.26)
-    start = 2008 * (1 + 0.491 * (tile.cluster - 1))
+    start = 10.5 * rows + 1772 * (tile.cluster - 1)
     if tile.ping_pong:
-        return start + turns * max(main, (main + epilogue) / 2) + 1.797 * epilogue
-    return start + turns * (main + 3.065 * epilogue / tile.consumers)
+        return start + turns * max(main, (main + epilogue) / 2) + 5.16 * epilogue
+    return start + turns * (main + 7.01 * epilogue / tile.consumers)
 
 
 def _split_cost(
@@ -250,14 +248,16 @@ def _split_cost(
     multiprocessors that they lie in.
     """
     rows, columns = tile.tile_rows, tile.columns
-    products, copies = rows * columns * 64 / 2048, (rows + columns) * 128 / _INTO_SHARED
-    step = max(products, copies)
+    step = max(rows * columns * 64 / 2048, (rows + columns) * 128 / _INTO_SHARED)
     clusters = (
-        multiprocessors // tile.split if tile.split < 3 else multiprocessors * 0.9 // tile.split
+        multiprocessors // tile.split if tile.split < 3 else multiprocessors * 0.839 // tile.split
     )
     together = 2 if tile.shares else 1
     waves = ceil(tiles / (clusters * together))
-    shared = min(together, ceil(tiles * tile.split / multiprocessors)) if tile.shares else 1.441
-    exchange = 1339 + tile.sent_bytes / 15.76 if tile.split > 1 else 0
-    end = 0.814 * epilogue / tile.groups / tile.split + exchange
-    return waves * (ceil(steps / tile.split) * step * shared + 452 + end)
+    shared = min(together, ceil(tiles * tile.split / multiprocessors)) if tile.shares else 1.148
+    exchange = 4485 if tile.split > 1 else 0
+    return waves * (
+        ceil(steps / tile.split) * step * shared
+        + 9.52 * epilogue / tile.groups / tile.split
+        + exchange
+    )
