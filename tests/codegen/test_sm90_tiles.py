@@ -13,6 +13,7 @@ from vitc.codegen.records import fastest
 from vitc.codegen.select import select
 from vitc.codegen.targets import find_target
 from vitc.codegen.targets.gpu import sm90_attention as attention
+from vitc.codegen.targets.gpu.sm90_gemm import problem as sm90_problem
 from vitc.codegen.targets.gpu.sm90_tiles import (
     TILES,
     LargeTile,
@@ -126,21 +127,41 @@ def test_what_192_sums_leave_registers_for(
     dtype: DType, n: int, steps: tuple[str, ...], stats: int, taken: set[str]
 ) -> None:
     """Beside a residual, of two terms and whole tiles of narrow slices; other tiles take all."""
-    for sums in (False, True):
-        given = Problem(dtype, 6304, n, 3072, steps, stats, sums)
-        names = offered(given)
-        assert names & FULL == taken
-        assert {"pp128x128c1", "pp128x128c2", "co256x128c1", "co192x192c1"} <= names
-        assert given.key == replace(given, sums=False).key  # one record stands for both
+    names = offered(Problem(dtype, 6304, n, 3072, steps, stats))
+    assert names & FULL == taken
+    assert {"pp128x128c1", "pp128x128c2", "co256x128c1", "co192x192c1"} <= names
+
+
+@pytest.mark.parametrize(
+    ("inputs", "steps", "bias"),
+    [
+        ("%r: f16[B,776]", "add($2)", False),
+        ("%r: f16[B,776]", "gelu, add($2)", False),
+        ("", "add($2)", True),
+        ("", "gelu", True),
+    ],
+)
+def test_a_residual_alone_is_no_bias(inputs: str, steps: str, bias: bool) -> None:
+    """Found by compiling: 200 bytes spilt by pp192x128c2 in bfloat16, with statistics."""
+    given = "%r" if inputs else "%b"
+    operands = f"%x, %w, {given}" if "$2" in steps else "%x, %w"
+    text = (
+        f"graph g(%x: f16[B,64]{', ' + inputs if inputs else ''}) {{\n  weight %w: f16[776,64]\n"
+        f"  weight %b: f16[776]\n  %y = linear({operands}) {{steps=[{steps}]}}\n"
+        "  return %y\n}\n"
+    )
+    (call,) = select(parse_graph(text), find_target("cuda:sm_90a", (1,))).calls
+    wanted = sm90_problem(call.site, 6304)
+    assert wanted.bias is bias
+    assert bool(offered(wanted) & FULL) is bias  # columns are left over
 
 
 @pytest.mark.parametrize("dtype", [DType.FLOAT16, DType.BFLOAT16])
 @pytest.mark.parametrize("stats", [0, 32])
 def test_tiles_that_take_a_residual(dtype: DType, stats: int) -> None:
     """None is refused that the epilogue has registers for by now."""
-    for sums in (False, True):
-        names = offered(Problem(dtype, 6304, 3840, 3072, ("add", "add"), stats, sums))
-        assert names >= {tile.name for tile in TILES if isinstance(tile, LargeTile)}
+    names = offered(Problem(dtype, 6304, 3840, 3072, ("add", "add"), stats))
+    assert names >= {tile.name for tile in TILES if isinstance(tile, LargeTile)}
 
 
 def test_row_scales_beside_a_residual_need_three_consumers() -> None:

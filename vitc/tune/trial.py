@@ -78,7 +78,8 @@ def build_trial(work: Work, options: CompileOptions, toolchain: Toolchain, path:
 def trial_graph(work: Work) -> tuple[Graph, dict[str, str]]:
     """The graph, and the configuration by which each node of the tuned op is computed.
 
-    Operands lie in memory as in the model, and are read and written through the same maps.
+    Operands lie in memory as in the model, and are read and written through the same maps; but for
+    a residual, over which a model writes the result: inputs of a library are not overwritten.
     The last node, whose result is the graph's, is there because a library has to return something.
     """
     builder = Builder()

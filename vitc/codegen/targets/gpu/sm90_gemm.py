@@ -157,6 +157,7 @@ def problem(site: Site, batch: int) -> Problem:
     op, result = site.op, site.results[0].shape
     assert isinstance(op, Fused)
     rows, batched = row_count(result)
+    first = next((step.operand for step in op.steps if step.operand and not step.scales_rows), None)
     return Problem(
         site.inputs[1].dtype,
         rows * (batch if batched else 1),
@@ -164,7 +165,7 @@ def problem(site: Site, batch: int) -> Problem:
         per_image(site.inputs[0].shape[-1:]),
         step_kinds(op),
         op.stats,
-        op.sums,
+        first is None or all(extent == 1 for extent in site.inputs[first].shape[:-1]),
     )
 
 

@@ -18,8 +18,8 @@ class Problem:
     """A product as tiles are chosen for it.
 
     m, n, k: rows, columns, depth. steps: kinds of the fused steps in order. stats: width of the
-    slices whose sums of squares are emitted, 0 for none. sums: whether their sums are, too; no part
-    of `key`, since times with sums are assumed to be those without.
+    slices whose sums of squares are emitted, 0 for none. bias: whether the first operand of a step
+    is the same for all rows.
     """
 
     dtype: DType
@@ -28,7 +28,7 @@ class Problem:
     k: int
     steps: tuple[str, ...] = ()
     stats: int = 0
-    sums: bool = False
+    bias: bool = True
 
     @property
     def key(self) -> str:
@@ -75,8 +75,8 @@ class LargeTile:
         assert self.stages * stage + 2048 <= _SHARED_BYTES
         if problem.stats and self.columns % problem.stats:
             return False  # a slice is one tile's
-        kinds = [step for step in problem.steps if step != "row_rstd"]
-        operands = any(step in _WITH_OPERAND for step in kinds[1:])
+        terms = sum(step in _WITH_OPERAND for step in problem.steps)
+        operands = terms > (1 if problem.bias else 0)
         if not operands and not self.fetch:
             return False  # the same kernel as that with fetch
         if operands and "row_rstd" in problem.steps:
@@ -84,7 +84,6 @@ class LargeTile:
         # Beside 192 sums of a thread and a residual in flight there are no registers for a gate,
         # columns past the end or the numbers of wide slices.
         full = self.rows * self.columns == 128 * 192
-        terms = sum(step in _WITH_OPERAND for step in kinds)
         whole = problem.n % self.columns == 0 and problem.stats in (0, 32)
         return not (full and operands) or (terms <= 2 and whole)
 

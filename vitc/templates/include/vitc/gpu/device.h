@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #if defined(VITC_EMULATE)
 #include "vitc/emu/access.h"
@@ -310,8 +311,8 @@ VITC_DEVICE void store(T* address, const T (&v)[N] VITC_SITE_PARAMETER) {
   }
 }
 
-// Where a constant of the model lies, which no kernel writes: so its loads may be moved past stores
-// and waits, which nvcc does.
+// Where a constant of the model lies, which no kernel writes: so loads of 16 bytes may be moved
+// past stores and waits, which nvcc does.
 template <class T>
 struct Constant {
   const T* address;

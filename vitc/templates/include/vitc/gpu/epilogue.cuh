@@ -5,6 +5,8 @@
 //     static constexpr bool kRowScale;
 //     float row_scale(int row) const;                    // if kRowScale: once per row and block
 //     template <int V> void operator()(int row, int column, float (&v)[V], float row_scale) const;
+//     template <int V> void steps(int row, int column, float (&v)[V], float row_scale) const;
+//     template <int V> void store(int row, int column, float (&v)[V], bool inside) const;
 //     using Statistics = NoStatistics, Squares or SquaresAndSum;
 //     void statistics(int row, int slice, const Statistics& s) const;   // but with NoStatistics
 //     float* statistics_at(int row, int slice) const;    // where they go, which follow each other
@@ -12,7 +14,9 @@
 //
 // V is the vector width, or 1 where N is no multiple of it; columns [column, column + V) are
 // inside. statistics() receives those of each column slice (a warp's part of the tile,
-// Tile::kSlice columns) of what v holds after the call. Deriving from NoRowTerms leaves both out.
+// Tile::kSlice columns) of what v holds after the call, which is steps() and then store(): the
+// latter rounds v also where that is not inside the output. Deriving from NoRowTerms leaves both
+// out.
 #pragma once
 
 #include "vitc/gpu/device.h"

@@ -153,9 +153,9 @@ constexpr bool kHasRowOperand<Epilogue, std::enable_if_t<Epilogue::kRowOperand>>
 
 // How a warpgroup's sums go through the epilogue: piece by piece, each of a few of a thread's rows
 // and column groups. With an operand that is loaded ahead (kLoads) groups go in pairs, which fill
-// lines of 128 bytes, or in threes where tiles are as wide: an output often lies where the residual
-// was read, and a store to a line of which a load is under way waits for it, which has made kernels
-// up to three times slower (benchmarks/h100/log.md, 34).
+// lines of 128 bytes where tiles begin on one, or in threes where tiles are as wide: an output
+// often lies where the residual was read, and a store to a line of which a load is under way waits
+// for it, which has made kernels up to three times slower (benchmarks/h100/log.md, 34).
 template <class Sums, bool kLoads>
 struct Pieces {
   static constexpr int kGroups = Sums::kWidth / kColumnGroup, kLines = Sums::kBlocks * 2;
@@ -187,7 +187,8 @@ struct Loaded {
 
 // That operand for a piece. It is loaded as soon as the piece before has been added, ahead of that
 // one's stores, which it could otherwise not pass. The first is loaded while products still run
-// (kEarly), unless 192 sums leave no registers for it. Beside row scales there are none at all.
+// (kEarly), unless 192 sums leave no registers for it; then the second waits for the first one's
+// stores, too. Beside row scales there are none at all.
 template <int kN, class Sums, class T, class Epilogue>
 struct RowOperands {
   static constexpr bool kAhead = kHasRowOperand<Epilogue> && !Epilogue::kRowScale;
@@ -313,7 +314,8 @@ VITC_DEVICE void write_out(const Sums& sums, int m, int first_m, int first_n,
         }
       }
     }
-    const bool room = !P::kFull || piece > 0;  // beside v and the sums that are left
+    // Behind the first piece of 192 sums there are no registers before v is stored.
+    const bool room = !P::kFull || piece > 0;
     if (room && piece + 1 < P::kCount) operands.load(piece + 1, m, first_m, first_n, epilogue);
     VITC_UNROLL
     for (int j = 0; j < P::kDown; ++j) {
