@@ -23,6 +23,14 @@ graph g(%x: f16[B,5,64]) {
   return %u
 }
 """
+RESIDUAL = """
+graph g(%x: f16[B,5,64], %r: f16[B,5,64]) {
+  weight %w: f16[64,64]
+  weight %b: f32[64]
+  %y = linear(%x, %w, %b, %r) {steps=[add($2), add($3)]}
+  return %y
+}
+"""
 ATTENTION = """
 graph g(%x: f16[B,2,2,20,16]) {
   weight %bias: f32[2,20,20]

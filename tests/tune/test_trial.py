@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tune.support import ATTENTION, GRAPH, PATCHES, WINDOWS, FakeCard, configurations, tune
+from tune.support import (
+    ATTENTION,
+    GRAPH,
+    PATCHES,
+    RESIDUAL,
+    WINDOWS,
+    FakeCard,
+    configurations,
+    tune,
+)
 
 from vitc.codegen.kernel import KernelCall, Rendered
 from vitc.codegen.select import select
@@ -79,6 +88,36 @@ def test_results_are_written_as_in_the_model(options: CompileOptions, tmp_path: 
         images = tried.inputs[0].double().numpy()
         expected = interpret(model, {"x": images}, {})["z"]
         for name in work.choice.names:
+            assert trial.difference(tried.results(name), [expected.reshape(-1)]) < 2e-3
+    finally:
+        tried.close()
+
+
+def test_a_residual_is_written_over(options: CompileOptions, tmp_path: Path) -> None:
+    """As in a model; and what is compared is of operands as they were drawn."""
+    model = parse_graph(RESIDUAL)
+    (work,) = choices(model, options)
+    assert work.overwritten == (3,)
+    library = tmp_path / "trial.so"
+    trial.build_trial(work, options, toolchain_of(options), library)
+    tried = trial.Trial(work, library)
+    try:
+        steps = tried.module.manifest["steps"]
+        assert len(steps) == (len(work.choice.names) + 1) * 2 * work.copies - 2 * (work.copies - 1)
+        for name in work.choice.names:
+            first = tried._first(name)
+            timed = [
+                [(a["space"], a["offset"]) for a in step["args"][3:5]]
+                for step in steps[first : first + work.copies]
+            ]
+            assert all(residual == result for residual, result in timed)
+            assert len({residual for residual, _ in timed}) == work.copies
+        weights = {port.name: trial._constant(port) for port in trial.trial_graph(work)[0].weights}
+        inputs = dict(zip("xr", (t.double().numpy() for t in tried.inputs[:2]), strict=True))
+        expected = interpret(model, inputs, {"w": weights["w1"], "b": weights["w2"]})["y"]
+        for name in work.choice.names:
+            for _ in range(3):
+                tried.runner(name)()
             assert trial.difference(tried.results(name), [expected.reshape(-1)]) < 2e-3
     finally:
         tried.close()

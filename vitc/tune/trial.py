@@ -2,7 +2,9 @@
 
 Its steps are, for each configuration, the same op on each of several copies of the operands, which
 together are larger than a GPU's L2: in a model, too, weights come from memory. Nobody reads the
-results, so they share one place in the workspace.
+results, so they share one place in the workspace, unless the kernel can write them over an operand,
+such as a residual: then each has the place of a copy of it, as in a model. The steps that make
+those copies come before each configuration's, and are not timed.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from vitc.ir.graph import Graph, Port
 from vitc.ir.index_map import IndexMap
 from vitc.ir.op import Array
 from vitc.ir.types import Batch, DType, TensorType, per_image, shape_at
-from vitc.ops import Fused, Move
+from vitc.ops import Fused, Move, Pointwise
 from vitc.options import CompileOptions
 from vitc.runtime.library import PortInfo
 from vitc.runtime.module import Module
@@ -63,6 +65,11 @@ class Work:
         size = sum(type_.nbytes(self.batch) for type_ in site.inputs)
         return min(MOST_COPIES, max(2, math.ceil(COPIES_BYTES / size)))
 
+    @property
+    def overwritten(self) -> tuple[int, ...]:
+        """Operands that the result may be written over."""
+        return self.call.kernel.in_place(self.call)
+
 
 def build_trial(work: Work, options: CompileOptions, toolchain: Toolchain, path: Path) -> None:
     """Compiles the library of a trial, its configurations in parallel through the build cache."""
@@ -78,8 +85,7 @@ def build_trial(work: Work, options: CompileOptions, toolchain: Toolchain, path:
 def trial_graph(work: Work) -> tuple[Graph, dict[str, str]]:
     """The graph, and the configuration by which each node of the tuned op is computed.
 
-    Operands lie in memory as in the model, and are read and written through the same maps; but for
-    a residual, over which a model writes the result: inputs of a library are not overwritten.
+    Operands lie in memory as in the model, and are read and written through the same maps.
     The last node, whose result is the graph's, is there because a library has to return something.
     """
     builder = Builder()
@@ -91,10 +97,17 @@ def trial_graph(work: Work) -> tuple[Graph, dict[str, str]]:
         names[result.name] = name
         return result if work.moved is None else builder.emit(Move(work.moved), result)
 
+    def fresh(values: Sequence[Value]) -> list[Value]:
+        """The operands, those that are overwritten copied: inputs of a library never are."""
+        return [
+            builder.emit(Pointwise(), value) if index in work.overwritten else value
+            for index, value in enumerate(values)
+        ]
+
     for name in work.choice.names:
-        for values in operands:
+        for values in [fresh(values) for values in operands]:
             run(name, values)
-    last = run(work.choice.names[0], operands[0])
+    last = run(work.choice.names[0], fresh(operands[0]))
     result = builder.reshape(last, _with_batch_first(last.type).shape).name
     return Graph("trial", inputs, weights, tuple(builder.nodes), (result,)), names
 
@@ -151,7 +164,7 @@ class _Fixed(OtherTarget):
 
     def render(self, call: KernelCall) -> Mapping[str, Rendered]:
         name = self._names.get(call.node.output)
-        if name is None:  # a copy of the result
+        if name is None:  # a copy of an operand or the result
             return super().render(call)
         views, tuned = ([x.is_dense for x in (*c.inputs, *c.outputs)] for c in (call, self._call))
         assert call.kernel is self._call.kernel, call
@@ -200,7 +213,7 @@ class Trial:
         self.module.close()
 
     def runner(self, name: str) -> Callable[[], None]:
-        """Runs a configuration once on each copy."""
+        """Runs a configuration once on each copy, whatever its overwritten operands hold."""
         start = self._first(name)
         return lambda: self._run(start, start + self.work.copies)
 
@@ -210,10 +223,9 @@ class Trial:
         The preferred one first fills the place with results of the second copy, so that what a
         configuration leaves unwritten differs.
         """
-        self._run(1, 2)
-        first = self._first(name)
-        self._run(first, first + 1)
-        step = self.module.manifest["steps"][first]
+        self._once(self.work.choice.names[0], 1)
+        self._once(name, 0)
+        step = self.module.manifest["steps"][self._first(name)]
         places = {a["value"]: a["offset"] for a in step["args"] if a["space"] == "workspace"}
         found: list[Array] = []
         for entry, operand in zip(step["outputs"], self.work.call.outputs, strict=True):
@@ -223,7 +235,16 @@ class Trial:
         return found
 
     def _first(self, name: str) -> int:
-        return self.work.choice.names.index(name) * self.work.copies
+        """The step that runs a configuration on the first copy."""
+        copied = self.work.copies * len(self.work.overwritten)
+        return self.work.choice.names.index(name) * (copied + self.work.copies) + copied
+
+    def _once(self, name: str, copy: int) -> None:
+        """Runs a configuration on one copy, whose overwritten operands are made anew."""
+        first, each = self._first(name), len(self.work.overwritten)
+        made = first - (self.work.copies - copy) * each
+        self._run(made, made + each)
+        self._run(first + copy, first + copy + 1)
 
     def _run(self, first: int, last: int) -> None:
         self.context.run_steps(self.inputs, (first, last), self.outputs)
