@@ -49,3 +49,36 @@ def test_tiles_fit_shared_memory() -> None:
     )
     headers = "".join(f'#include "vitc/gpu/sm90/{name}.cuh"\n' for name in ("gemm", "split_gemm"))
     build(f"{headers}namespace vitc::gpu {{\n{sizes}}}\n")
+
+
+def test_what_is_loaded_ahead_shares_no_line_with_what_is_stored() -> None:
+    """Such a store would wait for the load (benchmarks/h100/log.md, 34), which no emulation shows.
+    In tiles that begin with a line of 128 bytes, and in those of 96 columns that begin amid one;
+    those of 160 do share their last line then.
+    """
+    apart = """
+template <class P, int kStart>
+constexpr bool apart() {
+  for (int piece = 0; piece + 1 < P::kCount; ++piece)
+    for (int down = 0; down < P::kDown; ++down)
+      for (int next_down = 0; next_down < P::kDown; ++next_down)
+        for (int across = 0; across < P::groups(piece); ++across)
+          for (int next = 0; next < P::groups(piece + 1); ++next) {
+            const bool row = P::line(piece) + down == P::line(piece + 1) + next_down;
+            const int bytes = sm90::kColumnGroup * int(sizeof(half));
+            const int here = (kStart + (P::group(piece) + across) * bytes) / 128;
+            const int there = (kStart + (P::group(piece + 1) + next) * bytes) / 128;
+            if (row && here == there) return false;
+          }
+  return true;
+}
+"""
+    sizes = {(64 if isinstance(tile, SplitTile) else tile.rows, tile.columns) for tile in TILES}
+    checks = "".join(
+        f"static_assert(apart<sm90::Pieces<sm90::Sums<half, {rows}, {columns}>, true>,"
+        f" {start}>());\n"
+        for rows, columns in sorted(sizes)
+        for start in ((0, 64) if columns == 96 else (0,))
+    )
+    header = '#include "vitc/gpu/sm90/tile.h"\n'
+    build(f"{header}namespace vitc::gpu {{\n{apart}{checks}}}\n")
